@@ -1,0 +1,2 @@
+//! shale-runtime
+fn main() {}

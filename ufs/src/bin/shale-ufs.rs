@@ -1,0 +1,2 @@
+//! shale-ufs
+fn main() {}
