@@ -1,1 +1,22 @@
-//! .
+//! The image store and everything that reads, writes and changes images.
+//!
+//! ```text
+//! archive | tar ──► unpack ──► store ──► save | export
+//!                                ▲ │
+//!                   commit ──────┘ └──► layer directories ──► mount, run
+//! ```
+//!
+//! [`reference`], [`digest`] and [`manifest`] are pure. [`store`] owns the directory on disk: nothing else writes
+//! there. The `shale` program is a thin layer of commands over this library.
+
+pub mod bundle;
+pub mod container;
+pub mod digest;
+pub mod error;
+pub mod mounts;
+pub mod namespace;
+pub mod reference;
+pub mod rootless;
+pub mod seccomp;
+pub mod store;
+pub mod terminal;

@@ -1,0 +1,1 @@
+//! Image configuration and options to an OCI runtime specification (pure).

@@ -1,0 +1,138 @@
+//! The command line: global options, the verbs and their dispatch.
+//!
+//! A verb is one file in `commands/` with an `Args` struct (clap) and `execute(self, &Context) -> anyhow::Result<u8>`:
+//! `Ok` holds the exit status, an error is printed as `Error: …` with exit status 1.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::commands;
+
+/// Container images as file systems: import one, run it, change it, keep the change.
+#[derive(Debug, Parser)]
+#[command(name = "shale", version, arg_required_else_help = true, propagate_version = false)]
+pub(crate) struct Cli {
+    /// Directory of the store [default: /var/lib/shale, ~/.local/share/shale for a plain user]
+    #[arg(long, global = true, env = "SHALE_ROOT", value_name = "DIR", hide_env_values = true)]
+    root: Option<PathBuf>,
+
+    /// Log what is done to standard error (RUST_LOG refines it)
+    #[arg(long, global = true)]
+    debug: bool,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a command in a new container
+    Run(commands::run::Args),
+    /// List containers
+    Ps(commands::ps::Args),
+    /// Remove containers
+    Rm(commands::rm::Args),
+    /// Show what a container changed in its file system
+    Diff(commands::diff::Args),
+    /// Mount an image or a container
+    Mount(commands::mount::Args),
+    /// Unmount what `mount` mounted
+    Umount(commands::umount::Args),
+    /// Show the program's version
+    Version(commands::version::Args),
+}
+
+/// What every verb is given.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// The store's directory.
+    pub(crate) root: PathBuf,
+    /// Whether `--debug` was given.
+    pub(crate) debug: bool,
+}
+
+impl Context {
+    /// Opens the store.
+    pub(crate) fn store(&self) -> anyhow::Result<imagetool::store::Store> {
+        imagetool::store::Store::open(&self.root)
+            .with_context(|| format!("open the store {} (--root DIR selects another)", self.root.display()))
+    }
+}
+
+impl Verb {
+    /// Whether the verb works on the store, and so needs a user namespace when a plain user calls it.
+    fn needs_store(&self) -> bool {
+        !matches!(self, Verb::Version(_))
+    }
+}
+
+impl Cli {
+    /// Sends log events to standard error: warnings, or everything with `--debug`.
+    pub(crate) fn start_log(&self) {
+        let default = if self.debug { "debug" } else { "warn" };
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .without_time()
+            .with_ansi(imagetool::terminal::use_colour())
+            .try_init();
+    }
+
+    /// Runs the verb; gives the exit status.
+    pub(crate) fn execute(self) -> anyhow::Result<u8> {
+        if self.verb.needs_store() {
+            imagetool::rootless::enter_user_namespace().context("enter a user namespace")?;
+        }
+        let root = match self.root {
+            Some(root) => std::path::absolute(&root).with_context(|| format!("store {}", root.display()))?,
+            None => default_root()?,
+        };
+        let context = Context { root, debug: self.debug };
+        match self.verb {
+            Verb::Run(args) => args.execute(&context),
+            Verb::Ps(args) => args.execute(&context),
+            Verb::Rm(args) => args.execute(&context),
+            Verb::Diff(args) => args.execute(&context),
+            Verb::Mount(args) => args.execute(&context),
+            Verb::Umount(args) => args.execute(&context),
+            Verb::Version(args) => args.execute(&context),
+        }
+    }
+}
+
+/// The store's place when nobody names one. Inside the user namespace of a plain user the user is root as well:
+/// that is told by the namespace's mapping.
+fn default_root() -> anyhow::Result<PathBuf> {
+    if nix::unistd::geteuid().is_root() && imagetool::namespace::is_initial_user_namespace() {
+        return Ok(PathBuf::from("/var/lib/shale"));
+    }
+    let data = std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    let data = data.or_else(home).context("neither XDG_DATA_HOME nor HOME is set: name the store with --root DIR")?;
+    Ok(data.join("shale"))
+}
+
+/// The exit status of a malformed command line: Docker's 125 for `run`, 0 for help, else 1.
+pub(crate) fn usage_status(error: &clap::Error) -> u8 {
+    use clap::error::ErrorKind;
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return 0;
+    }
+    let verb = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    if verb.as_deref() == Some("run") { 125 } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

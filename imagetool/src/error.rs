@@ -1,0 +1,89 @@
+//! What can go wrong in the store, and how a command ends.
+//!
+//! Texts are lower case, name the thing, say what to do and keep the cause as their source.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::digest::Digest;
+
+/// A failure of the image store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was tried, as a verb: "create", "rename".
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The database failed.
+    #[error("store database")]
+    Database(#[from] rusqlite::Error),
+    /// The database was written by a newer program.
+    #[error("the store {} has schema version {found}, this program knows up to {known}: use a newer shale", path.display())]
+    NewerSchema {
+        /// The store's directory.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// No image has this name or id.
+    #[error("No such image: {0}")]
+    NoSuchImage(String),
+    /// No container has this name or id.
+    #[error("No such container: {0}")]
+    NoSuchContainer(String),
+    /// An id prefix fits several.
+    #[error("{kind} id prefix {prefix:?} is ambiguous: give more digits")]
+    AmbiguousId {
+        /// "image" or "container".
+        kind: &'static str,
+        /// What was given.
+        prefix: String,
+    },
+    /// Docker's answer to a container name in use.
+    #[error(
+        "Conflict. The container name \"/{name}\" is already in use by container \"{holder}\". You have to remove (or rename) that container to be able to reuse that name."
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// Removal refused.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// A reference was malformed.
+    #[error(transparent)]
+    Reference(#[from] crate::reference::ReferenceError),
+    /// A blob or layer that the database names is not there.
+    #[error("store is damaged: {what} {digest} is missing: remove the image and load it again")]
+    Missing {
+        /// "blob" or "layer".
+        what: &'static str,
+        /// Which.
+        digest: Digest,
+    },
+    /// Something in the store does not parse.
+    #[error("store is damaged: {what}: {detail}")]
+    Damaged {
+        /// What was read.
+        what: String,
+        /// Why it is wrong.
+        detail: String,
+    },
+}
+
+impl StoreError {
+    /// A closure for `map_err` that names the action and the path.
+    pub fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
+        move |source| StoreError::Io { action, path: path.to_owned(), source }
+    }
+}

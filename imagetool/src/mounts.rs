@@ -1,0 +1,1 @@
+//! Mounting images and containers with shale-ufs.

@@ -1,0 +1,120 @@
+//! The store: images, layers and containers on disk.
+//!
+//! ```text
+//! ROOT/
+//!   oci-layout index.json blobs/sha256/HEX   an OCI image layout: other tools can read the folder
+//!   layers/HEX/diff                          unpacked layers, named by diff id
+//!   containers/ID/                           upper, work, merged, bundle, init
+//!   tmp/NAME.XXXXXX/                         work in progress; its owner holds a flock on it
+//!   lock                                     shared: publishing; exclusive: deleting and recovery
+//!   shale.db                                 SQLite (WAL): names, images, layers, containers
+//! ```
+//!
+//! Invariants: what has a final name is complete and was synced before its rename; a database row is written last, in
+//! one transaction, so that what it names is there; what a killed command left (an unlocked directory in `tmp`,
+//! files without a row) is deleted by the next command that opens the store; nothing pinned by a living command is
+//! deleted.
+
+mod containers;
+mod images;
+mod schema;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use oci_spec::image::ImageConfiguration;
+
+pub use self::containers::{ContainerId, ContainerRecord, ContainerStatus, Containers};
+use crate::digest::Digest;
+use crate::error::StoreError;
+
+/// An open store. Cheap to open; several processes may have the same one open.
+pub struct Store {
+    root: PathBuf,
+    database: Mutex<rusqlite::Connection>,
+}
+
+/// An image of the store.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The image id: the digest of its configuration.
+    pub id: Digest,
+    /// The configuration, parsed.
+    pub config: ImageConfiguration,
+    /// The configuration as it came: what the specification does not know (a health check, say) is kept in it.
+    pub config_json: String,
+    /// Names, in the short form that people read (`debian:12`), sorted.
+    pub names: Vec<String>,
+    /// The host directory that lies below the layers, of an image committed from `run --rootfs DIR`. Local only,
+    /// never read from an archive: otherwise a hostile image could show host files.
+    pub base_rootfs: Option<PathBuf>,
+}
+
+impl Image {
+    /// The diff ids of its layers, bottom first.
+    pub fn diff_ids(&self) -> Result<Vec<Digest>, StoreError> {
+        self.config
+            .rootfs()
+            .diff_ids()
+            .iter()
+            .map(|text| {
+                text.parse().map_err(|error: crate::digest::DigestError| StoreError::Damaged {
+                    what: format!("configuration of image {}", self.id),
+                    detail: error.to_string(),
+                })
+            })
+            .collect()
+    }
+}
+
+impl Store {
+    /// Opens the store at `root`; creates it when it is not there, migrates it when it is older, and deletes what a
+    /// killed command left behind.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        for folder in ["", "blobs/sha256", "layers", "containers", "tmp"] {
+            let path = root.join(folder);
+            std::fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
+        }
+        let database = schema::open(root)?;
+        Ok(Self { root: root.to_owned(), database: Mutex::new(database) })
+    }
+
+    /// The store's directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The image of this name (`NAME[:TAG]`), id or unique id prefix.
+    pub fn resolve_image(&self, name_or_id: &str) -> Result<Image, StoreError> {
+        images::resolve(self, name_or_id)
+    }
+
+    /// The directories of the image's layers, top first, with [`Image::base_rootfs`] last when there is one.
+    pub fn layer_dirs(&self, image: &Image) -> Result<Vec<PathBuf>, StoreError> {
+        let mut dirs = Vec::new();
+        for diff_id in image.diff_ids()?.iter().rev() {
+            let dir = self.root.join("layers").join(diff_id.hex()).join("diff");
+            if !dir.is_dir() {
+                return Err(StoreError::Missing { what: "layer", digest: *diff_id });
+            }
+            dirs.push(dir);
+        }
+        dirs.extend(image.base_rootfs.clone());
+        Ok(dirs)
+    }
+
+    /// The table of containers.
+    pub fn containers(&self) -> Containers<'_> {
+        Containers::new(self)
+    }
+
+    /// The directory of a container.
+    pub fn container_dir(&self, id: &ContainerId) -> PathBuf {
+        self.root.join("containers").join(id.as_str())
+    }
+
+    /// The database, for one statement or transaction.
+    fn database(&self) -> std::sync::MutexGuard<'_, rusqlite::Connection> {
+        self.database.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
