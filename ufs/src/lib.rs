@@ -1,1 +1,2 @@
-//! .
+//! ufs
+pub mod layer;

@@ -1,0 +1,2 @@
+//! Layers (stub while the crate is being laid out).
+pub mod whiteout;
