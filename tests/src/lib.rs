@@ -1,1 +1,26 @@
-//! .
+//! Harness of the suites that drive the three binaries and compare them with their peers.
+//!
+//! ```text
+//! suites/*.rs ──► Fixture ──► Scratch (fresh ext4)   layers on disk, digests before and after
+//!      │             └──────► MountGuard             kernel overlayfs | fuse-overlayfs | shale-ufs
+//!      └──► runner ──► Model (pure)  ⇄  RealTree (system calls)   step by step, then whole trees
+//! ```
+//!
+//! Invariants: every test runs in a mount namespace of its own, so that nothing it mounts outlives it;
+//! no lower layer may change in name, content or metadata (access times excepted) during any test; a
+//! precondition that is not met is a visible skip (see [`skip`]).
+
+pub mod fixture;
+pub mod layers;
+pub mod model;
+pub mod mount;
+pub mod ops;
+pub mod posix;
+pub mod programs;
+pub mod real;
+pub mod runner;
+pub mod scratch;
+pub mod skip;
+pub mod snapshot;
+pub mod strategies;
+pub mod sys;
