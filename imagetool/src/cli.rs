@@ -12,10 +12,21 @@ use crate::commands;
 
 /// Container images as file systems: import one, run it, change it, keep the change.
 #[derive(Debug, Parser)]
-#[command(name = "shale", version, arg_required_else_help = true, propagate_version = false)]
+#[command(
+    name = "shale",
+    version,
+    arg_required_else_help = true,
+    propagate_version = false
+)]
 pub(crate) struct Cli {
     /// Directory of the store [default: /var/lib/shale, ~/.local/share/shale for a plain user]
-    #[arg(long, global = true, env = "SHALE_ROOT", value_name = "DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "SHALE_ROOT",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
     root: Option<PathBuf>,
 
     /// Log what is done to standard error (RUST_LOG refines it)
@@ -56,8 +67,12 @@ pub(crate) struct Context {
 impl Context {
     /// Opens the store.
     pub(crate) fn store(&self) -> anyhow::Result<imagetool::store::Store> {
-        imagetool::store::Store::open(&self.root)
-            .with_context(|| format!("open the store {} (--root DIR selects another)", self.root.display()))
+        imagetool::store::Store::open(&self.root).with_context(|| {
+            format!(
+                "open the store {} (--root DIR selects another)",
+                self.root.display()
+            )
+        })
     }
 }
 
@@ -92,7 +107,10 @@ impl Cli {
             Some(root) => std::path::absolute(&root).with_context(|| format!("store {}", root.display()))?,
             None => default_root()?,
         };
-        let context = Context { root, debug: self.debug };
+        let context = Context {
+            root,
+            debug: self.debug,
+        };
         match self.verb {
             Verb::Run(args) => args.execute(&context),
             Verb::Ps(args) => args.execute(&context),
@@ -111,9 +129,13 @@ fn default_root() -> anyhow::Result<PathBuf> {
     if nix::unistd::geteuid().is_root() && imagetool::namespace::is_initial_user_namespace() {
         return Ok(PathBuf::from("/var/lib/shale"));
     }
-    let data = std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let data = std::env::var_os("XDG_DATA_HOME")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
-    let data = data.or_else(home).context("neither XDG_DATA_HOME nor HOME is set: name the store with --root DIR")?;
+    let data = data
+        .or_else(home)
+        .context("neither XDG_DATA_HOME nor HOME is set: name the store with --root DIR")?;
     Ok(data.join("shale"))
 }
 

@@ -106,7 +106,11 @@ pub struct Hashing<T> {
 impl<T> Hashing<T> {
     /// Starts an empty hash over `inner`.
     pub fn new(inner: T) -> Self {
-        Self { inner, hasher: Sha256::new(), length_bytes: 0 }
+        Self {
+            inner,
+            hasher: Sha256::new(),
+            length_bytes: 0,
+        }
     }
 
     /// Bytes seen so far.
@@ -116,7 +120,11 @@ impl<T> Hashing<T> {
 
     /// Ends the hash: the digest of everything that passed, its length, and the inner stream.
     pub fn finish(self) -> (Digest, u64, T) {
-        (Digest(self.hasher.finalize().into()), self.length_bytes, self.inner)
+        (
+            Digest(self.hasher.finalize().into()),
+            self.length_bytes,
+            self.inner,
+        )
     }
 }
 
@@ -157,7 +165,14 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_digest() {
-        for text in ["", "sha256:", "sha512:00", "sha256:E3B0", &EMPTY.to_uppercase(), &EMPTY[..70]] {
+        for text in [
+            "",
+            "sha256:",
+            "sha512:00",
+            "sha256:E3B0",
+            &EMPTY.to_uppercase(),
+            &EMPTY[..70],
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
         let path = format!("sha256:../{}", &EMPTY[10..]);

@@ -84,6 +84,10 @@ pub enum StoreError {
 impl StoreError {
     /// A closure for `map_err` that names the action and the path.
     pub fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {
-        move |source| StoreError::Io { action, path: path.to_owned(), source }
+        move |source| StoreError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 }

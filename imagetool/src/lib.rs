@@ -9,10 +9,12 @@
 //! [`reference`], [`digest`] and [`manifest`] are pure. [`store`] owns the directory on disk: nothing else writes
 //! there. The `shale` program is a thin layer of commands over this library.
 
+pub mod archive;
 pub mod bundle;
 pub mod container;
 pub mod digest;
 pub mod error;
+pub mod manifest;
 pub mod mounts;
 pub mod namespace;
 pub mod reference;
@@ -20,3 +22,4 @@ pub mod rootless;
 pub mod seccomp;
 pub mod store;
 pub mod terminal;
+pub mod time;

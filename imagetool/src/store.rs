@@ -58,10 +58,11 @@ impl Image {
             .diff_ids()
             .iter()
             .map(|text| {
-                text.parse().map_err(|error: crate::digest::DigestError| StoreError::Damaged {
-                    what: format!("configuration of image {}", self.id),
-                    detail: error.to_string(),
-                })
+                text.parse()
+                    .map_err(|error: crate::digest::DigestError| StoreError::Damaged {
+                        what: format!("configuration of image {}", self.id),
+                        detail: error.to_string(),
+                    })
             })
             .collect()
     }
@@ -76,7 +77,10 @@ impl Store {
             std::fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
         }
         let database = schema::open(root)?;
-        Ok(Self { root: root.to_owned(), database: Mutex::new(database) })
+        Ok(Self {
+            root: root.to_owned(),
+            database: Mutex::new(database),
+        })
     }
 
     /// The store's directory.
@@ -95,7 +99,10 @@ impl Store {
         for diff_id in image.diff_ids()?.iter().rev() {
             let dir = self.root.join("layers").join(diff_id.hex()).join("diff");
             if !dir.is_dir() {
-                return Err(StoreError::Missing { what: "layer", digest: *diff_id });
+                return Err(StoreError::Missing {
+                    what: "layer",
+                    digest: *diff_id,
+                });
             }
             dirs.push(dir);
         }
@@ -115,6 +122,8 @@ impl Store {
 
     /// The database, for one statement or transaction.
     fn database(&self) -> std::sync::MutexGuard<'_, rusqlite::Connection> {
-        self.database.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.database
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

@@ -79,7 +79,10 @@ impl FromStr for ContainerStatus {
             "created" => Ok(Self::Created),
             "running" => Ok(Self::Running),
             "exited" => Ok(Self::Exited),
-            _ => Err(StoreError::Damaged { what: "container status".to_owned(), detail: format!("{text:?}") }),
+            _ => Err(StoreError::Damaged {
+                what: "container status".to_owned(),
+                detail: format!("{text:?}"),
+            }),
         }
     }
 }
@@ -135,10 +138,15 @@ impl<'a> Containers<'a> {
         let mut database = self.store.database();
         let transaction = database.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let holder: Option<String> = transaction
-            .query_row("SELECT id FROM containers WHERE name = ?1", [&new.name], |row| row.get(0))
+            .query_row("SELECT id FROM containers WHERE name = ?1", [&new.name], |row| {
+                row.get(0)
+            })
             .optional()?;
         if let Some(holder) = holder {
-            return Err(StoreError::NameTaken { name: new.name.clone(), holder });
+            return Err(StoreError::NameTaken {
+                name: new.name.clone(),
+                holder,
+            });
         }
         if let Some(image_id) = new.image_id {
             let sql = "SELECT count(*) FROM images WHERE id = ?1";
@@ -146,7 +154,8 @@ impl<'a> Containers<'a> {
                 return Err(StoreError::NoSuchImage(new.image_ref.clone()));
             }
         }
-        let sql = format!("INSERT INTO containers ({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)");
+        let sql =
+            format!("INSERT INTO containers ({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)");
         write(&transaction, &sql, new)?;
         Ok(transaction.commit()?)
     }
@@ -163,7 +172,10 @@ impl<'a> Containers<'a> {
             )
             .optional()?;
         if let Some(holder) = holder {
-            return Err(StoreError::NameTaken { name: changed.name.clone(), holder });
+            return Err(StoreError::NameTaken {
+                name: changed.name.clone(),
+                holder,
+            });
         }
         let sql = "UPDATE containers SET name = ?2, image_id = ?3, image_ref = ?4, command = ?5, created_at_s = ?6, \
                    status = ?7, exit_code = ?8, pid = ?9, rootfs = ?10, started_at_s = ?11, finished_at_s = ?12, \
@@ -188,9 +200,14 @@ impl<'a> Containers<'a> {
             found = self.select("WHERE id GLOB ?1 || '*'", [given])?;
         }
         if found.len() > 1 {
-            return Err(StoreError::AmbiguousId { kind: "container", prefix: given.to_owned() });
+            return Err(StoreError::AmbiguousId {
+                kind: "container",
+                prefix: given.to_owned(),
+            });
         }
-        found.pop().ok_or_else(|| StoreError::NoSuchContainer(name_or_id.to_owned()))
+        found
+            .pop()
+            .ok_or_else(|| StoreError::NoSuchContainer(name_or_id.to_owned()))
     }
 
     /// All containers, the newest first.
@@ -200,13 +217,21 @@ impl<'a> Containers<'a> {
 
     /// Removes the row. The container's directory is the caller's to delete.
     pub fn delete(&self, id: &ContainerId) -> Result<(), StoreError> {
-        match self.store.database().execute("DELETE FROM containers WHERE id = ?1", [id.as_str()])? {
+        match self
+            .store
+            .database()
+            .execute("DELETE FROM containers WHERE id = ?1", [id.as_str()])?
+        {
             0 => Err(StoreError::NoSuchContainer(id.to_string())),
             _ => Ok(()),
         }
     }
 
-    fn select(&self, clause: &str, values: impl rusqlite::Params) -> Result<Vec<ContainerRecord>, StoreError> {
+    fn select(
+        &self,
+        clause: &str,
+        values: impl rusqlite::Params,
+    ) -> Result<Vec<ContainerRecord>, StoreError> {
         let database = self.store.database();
         let mut statement = database.prepare(&format!("SELECT {COLUMNS} FROM containers {clause}"))?;
         let mut rows = statement.query(values)?;
@@ -219,9 +244,15 @@ impl<'a> Containers<'a> {
 }
 
 /// Runs a statement whose parameters are the columns in order; tells how many rows it changed.
-fn write(transaction: &rusqlite::Transaction<'_>, sql: &str, record: &ContainerRecord) -> Result<usize, StoreError> {
-    let command = serde_json::to_string(&record.command)
-        .map_err(|error| StoreError::Damaged { what: "container command".to_owned(), detail: error.to_string() })?;
+fn write(
+    transaction: &rusqlite::Transaction<'_>,
+    sql: &str,
+    record: &ContainerRecord,
+) -> Result<usize, StoreError> {
+    let command = serde_json::to_string(&record.command).map_err(|error| StoreError::Damaged {
+        what: "container command".to_owned(),
+        detail: error.to_string(),
+    })?;
     Ok(transaction.execute(
         sql,
         params![
@@ -244,14 +275,19 @@ fn write(transaction: &rusqlite::Transaction<'_>, sql: &str, record: &ContainerR
 
 /// Reads a row of [`COLUMNS`].
 fn record(row: &Row<'_>) -> Result<ContainerRecord, StoreError> {
-    let damaged = |what: &str, detail: String| StoreError::Damaged { what: format!("container {what}"), detail };
+    let damaged = |what: &str, detail: String| StoreError::Damaged {
+        what: format!("container {what}"),
+        detail,
+    };
     let id: String = row.get(0)?;
     let image_id: Option<String> = row.get(2)?;
     let command: String = row.get(4)?;
     let status: String = row.get(6)?;
     let rootfs: Option<Vec<u8>> = row.get(9)?;
     Ok(ContainerRecord {
-        id: id.parse().map_err(|error: crate::digest::DigestError| damaged("id", error.to_string()))?,
+        id: id
+            .parse()
+            .map_err(|error: crate::digest::DigestError| damaged("id", error.to_string()))?,
         name: row.get(1)?,
         image_id: image_id
             .map(|text| text.parse())
@@ -306,7 +342,10 @@ mod tests {
         store.containers().update(&first).unwrap();
         assert_eq!(store.containers().get(first.id.as_str()).unwrap(), first);
         store.containers().delete(&first.id).unwrap();
-        assert!(matches!(store.containers().get("one"), Err(StoreError::NoSuchContainer(_))));
+        assert!(matches!(
+            store.containers().get("one"),
+            Err(StoreError::NoSuchContainer(_))
+        ));
     }
 
     #[test]
@@ -314,11 +353,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         store.containers().insert(&sample("one")).unwrap();
-        assert!(matches!(store.containers().insert(&sample("one")), Err(StoreError::NameTaken { .. })));
+        assert!(matches!(
+            store.containers().insert(&sample("one")),
+            Err(StoreError::NameTaken { .. })
+        ));
         let other = sample("two");
         store.containers().insert(&other).unwrap();
-        let renamed = ContainerRecord { name: "one".to_owned(), ..other };
-        assert!(matches!(store.containers().update(&renamed), Err(StoreError::NameTaken { .. })));
+        let renamed = ContainerRecord {
+            name: "one".to_owned(),
+            ..other
+        };
+        assert!(matches!(
+            store.containers().update(&renamed),
+            Err(StoreError::NameTaken { .. })
+        ));
     }
 
     #[test]
@@ -327,7 +375,10 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         store.containers().insert(&sample("one")).unwrap();
         for text in ["", "*", "[0-9a-f]", "?"] {
-            assert!(matches!(store.containers().get(text), Err(StoreError::NoSuchContainer(_))), "{text}");
+            assert!(
+                matches!(store.containers().get(text), Err(StoreError::NoSuchContainer(_))),
+                "{text}"
+            );
         }
     }
 }

@@ -80,7 +80,11 @@ pub(super) fn open(root: &Path) -> Result<Connection, StoreError> {
     }
     let found = version(&connection)?;
     if found > known {
-        return Err(StoreError::NewerSchema { path: root.to_owned(), found, known });
+        return Err(StoreError::NewerSchema {
+            path: root.to_owned(),
+            found,
+            known,
+        });
     }
     Ok(connection)
 }
@@ -98,13 +102,22 @@ mod tests {
     fn opening_twice_migrates_once() {
         let folder = tempfile::tempdir().unwrap();
         drop(open(folder.path()).unwrap());
-        assert_eq!(version(&open(folder.path()).unwrap()).unwrap(), MIGRATIONS.len() as i64);
+        assert_eq!(
+            version(&open(folder.path()).unwrap()).unwrap(),
+            MIGRATIONS.len() as i64
+        );
     }
 
     #[test]
     fn a_newer_store_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        open(folder.path()).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(open(folder.path()), Err(StoreError::NewerSchema { found: 99, .. })));
+        open(folder.path())
+            .unwrap()
+            .pragma_update(None, "user_version", 99)
+            .unwrap();
+        assert!(matches!(
+            open(folder.path()),
+            Err(StoreError::NewerSchema { found: 99, .. })
+        ));
     }
 }

@@ -1,0 +1,5 @@
+//! Reading and writing archives: tar members, compression, and the layouts that engines exchange.
+
+pub mod compression;
+pub mod member;
+pub mod pax;
