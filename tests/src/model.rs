@@ -401,7 +401,11 @@ impl Model {
         }
         if let Some(target) = new.node {
             match (&self.nodes[target].body, self.is_dir(source)) {
-                (Body::Dir(children), true) if !children.is_empty() => return Err(libc::ENOTEMPTY),
+                (Body::Dir(children), true) if !children.is_empty() => {
+                    // Overlayfs copies the source up before it finds out, which touches its parent.
+                    self.nodes[old.parent].mtime = None;
+                    return Err(libc::ENOTEMPTY);
+                }
                 (Body::Dir(_), true) => {}
                 (Body::Dir(_), false) => return Err(libc::EISDIR),
                 (_, true) => return Err(libc::ENOTDIR),
