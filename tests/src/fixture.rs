@@ -121,6 +121,18 @@ impl Fixture {
         }
     }
 
+    /// Takes down a mount whose server was killed, without asking anything of it.
+    pub fn abandon_mount(&mut self) {
+        drop(self.guard.take());
+    }
+
+    /// Mounts again after the server was killed.
+    pub fn remount_after_crash(&mut self) {
+        self.abandon_mount();
+        let again = MountGuard::mount(self.backend, &self.spec, &self.mount_point);
+        self.guard = Some(again.expect("mount the union after a crash"));
+    }
+
     /// Fails when a lower layer is not what it was before the mount.
     pub fn assert_layers_untouched(&self) {
         for ((path, before), after) in

@@ -211,7 +211,7 @@ impl MountGuard {
 
     /// Unmounts; an error when it was busy, or when the server did not end well by itself.
     pub fn unmount(mut self) -> io::Result<()> {
-        umount2(&self.mount_point, MntFlags::empty())?;
+        unmount_patiently(&self.mount_point)?;
         self.is_mounted = false;
         let Some(mut server) = self.server.take() else { return Ok(()) };
         let log = server.log.clone();
@@ -316,6 +316,18 @@ fn start_watchdog(pid: i32) -> mpsc::Sender<()> {
         }
     });
     sender
+}
+
+/// Unmounts, trying again while it is busy: a process that another test thread starts just now holds copies
+/// of all descriptors until it executes its program.
+fn unmount_patiently(mount_point: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        match umount2(mount_point, MntFlags::empty()) {
+            Err(nix::Error::EBUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            result => return Ok(result?),
+        }
+    }
 }
 
 /// Waits for a process to end; `None` when it did not in time.
