@@ -81,6 +81,55 @@ pub enum StoreError {
     },
 }
 
+/// A failure while an image is read, made or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A layer's archive could not be unpacked.
+    #[error("{what}")]
+    Unpack {
+        /// Which layer or file.
+        what: String,
+        /// The cause.
+        source: crate::unpack::UnpackError,
+    },
+    /// An archive of images cannot be read.
+    #[error(transparent)]
+    Tar(#[from] crate::archive::member::TarError),
+    /// A document of an image is wrong.
+    #[error(transparent)]
+    Manifest(#[from] crate::manifest::ManifestError),
+    /// A name is malformed.
+    #[error(transparent)]
+    Reference(#[from] crate::reference::ReferenceError),
+    /// The content contradicts itself, or lacks something.
+    #[error("{0}")]
+    Invalid(String),
+    /// Reading or writing outside the store failed.
+    #[error("{action} {what}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        what: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The changes of a container could not be read.
+    #[error("read the changes of the container")]
+    Changes(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ImageError {
+    /// A closure for `map_err` that names the action and its object.
+    pub fn io(action: &'static str, what: impl Into<String>) -> impl FnOnce(io::Error) -> ImageError {
+        let what = what.into();
+        move |source| ImageError::Io { action, what, source }
+    }
+}
+
 impl StoreError {
     /// A closure for `map_err` that names the action and the path.
     pub fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> StoreError + 'a {

@@ -11,15 +11,21 @@
 
 pub mod archive;
 pub mod bundle;
+pub mod changes;
+pub mod config;
 pub mod container;
 pub mod digest;
 pub mod error;
+pub mod import;
+pub mod ingest;
 pub mod manifest;
 pub mod mounts;
 pub mod namespace;
+pub mod progress;
 pub mod reference;
 pub mod rootless;
 pub mod seccomp;
 pub mod store;
 pub mod terminal;
 pub mod time;
+pub mod unpack;

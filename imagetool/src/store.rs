@@ -15,9 +15,15 @@
 //! files without a row) is deleted by the next command that opens the store; nothing pinned by a living command is
 //! deleted.
 
+mod blobs;
 mod containers;
 mod images;
+mod index;
+mod layers;
+mod publish;
+mod remove;
 mod schema;
+mod staging;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -25,6 +31,11 @@ use std::sync::Mutex;
 use oci_spec::image::ImageConfiguration;
 
 pub use self::containers::{ContainerId, ContainerRecord, ContainerStatus, Containers};
+pub use self::images::ImageDetails;
+pub use self::index::{OCI_LAYOUT, name_annotations};
+pub use self::publish::{NewImage, Renamed};
+pub use self::remove::{Removal, RemoveOptions};
+pub use self::staging::{BlobWriter, StagedBlob, StagedLayer, Staging};
 use crate::digest::Digest;
 use crate::error::StoreError;
 
@@ -77,10 +88,14 @@ impl Store {
             std::fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
         }
         let database = schema::open(root)?;
-        Ok(Self {
-            root: root.to_owned(),
-            database: Mutex::new(database),
-        })
+        let store = Self { root: root.to_owned(), database: Mutex::new(database) };
+        store.ensure_layout()?;
+        if staging::recover(root)? {
+            let _guard = staging::lock_exclusive(root)?;
+            store.sweep()?;
+            store.write_index()?;
+        }
+        Ok(store)
     }
 
     /// The store's directory.
@@ -90,14 +105,20 @@ impl Store {
 
     /// The image of this name (`NAME[:TAG]`), id or unique id prefix.
     pub fn resolve_image(&self, name_or_id: &str) -> Result<Image, StoreError> {
-        images::resolve(self, name_or_id)
+        let (id, _) = self.find_image(name_or_id)?;
+        self.image(&id)
+    }
+
+    /// Starts work that adds something: a temporary directory of the store.
+    pub fn stage(&self, purpose: &str) -> Result<Staging, StoreError> {
+        Staging::new(&self.root, purpose)
     }
 
     /// The directories of the image's layers, top first, with [`Image::base_rootfs`] last when there is one.
     pub fn layer_dirs(&self, image: &Image) -> Result<Vec<PathBuf>, StoreError> {
         let mut dirs = Vec::new();
         for diff_id in image.diff_ids()?.iter().rev() {
-            let dir = self.root.join("layers").join(diff_id.hex()).join("diff");
+            let dir = self.layer_diff(diff_id);
             if !dir.is_dir() {
                 return Err(StoreError::Missing {
                     what: "layer",

@@ -1,0 +1,70 @@
+//! A root file system archive becomes an image of one layer.
+
+use std::io::Read;
+
+use crate::changes::Change;
+use crate::config::{ConfigBuilder, HistoryEntry, LayerBlob, manifest_json};
+use crate::digest::Digest;
+use crate::error::ImageError;
+use crate::ingest::ingest;
+use crate::progress::Progress;
+use crate::reference::Reference;
+use crate::store::{NewImage, Store};
+use crate::time;
+
+/// What `import` is told beside the archive.
+#[derive(Debug, Default)]
+pub struct ImportOptions {
+    /// Where the archive comes from, for the history.
+    pub source: String,
+    /// Commit message.
+    pub message: Option<String>,
+    /// Instructions applied to the configuration.
+    pub changes: Vec<Change>,
+    /// The new image's name.
+    pub name: Option<Reference>,
+}
+
+/// Imports a tar stream, plain or compressed; gives the image's id.
+pub fn import(
+    store: &Store,
+    archive: impl Read + Send,
+    options: &ImportOptions,
+    progress: &Progress,
+) -> Result<Digest, ImageError> {
+    let staging = store.stage("import")?;
+    let ingested = ingest(&staging, &options.source, archive)?;
+    if !ingested.unpacked.end_marker {
+        let text = format!("{}: archive ends without its end marker: it is cut off or no tar archive", options.source);
+        return Err(ImageError::Invalid(text));
+    }
+    for warning in &ingested.unpacked.warnings {
+        progress.warn(warning);
+    }
+    let now = time::now();
+    let mut config = ConfigBuilder::scratch();
+    config.apply(&options.changes);
+    config.created(now, None);
+    let comment = options.message.clone().unwrap_or_else(|| format!("Imported from {}", options.source));
+    let entry = HistoryEntry { comment: Some(comment), ..HistoryEntry::default() };
+    config.push(now, &entry, Some(ingested.layer.diff_id));
+    let config_json = config.finish();
+    let layer = LayerBlob {
+        media_type: ingested.media_type.to_owned(),
+        digest: ingested.blob.digest,
+        size_bytes: ingested.blob.size_bytes,
+    };
+    let manifest = staging.add_blob(&manifest_json(&config_json, &[layer])?)?;
+    let image = NewImage {
+        manifest: manifest.digest,
+        layers: vec![(ingested.layer.diff_id, ingested.blob.digest)],
+        parent: None,
+        base_rootfs: None,
+        created: Some(now),
+        config_json,
+    };
+    let blobs = [staging.add_blob(image.config_json.as_bytes())?, manifest, ingested.blob];
+    let names: Vec<Reference> = options.name.iter().map(|name| name.clone().or_latest()).collect();
+    store.publish(&staging, &blobs, &[ingested.layer], &image, &names)?;
+    Ok(Digest::of(image.config_json.as_bytes()))
+}

@@ -1,0 +1,299 @@
+//! Removing images and what nothing needs any more.
+//!
+//! Deleting happens under ROOT/lock held exclusively, so that nothing is published meanwhile. What a living command
+//! has pinned (a shared lock on the layer's directory) is left for a later removal.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::images::digest;
+use super::{ContainerStatus, Store, staging};
+use crate::digest::Digest;
+use crate::error::StoreError;
+use crate::reference::Reference;
+
+/// One line of what a removal did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// A name is gone.
+    Untagged(String),
+    /// An image or layer is gone.
+    Deleted(Digest),
+}
+
+impl std::fmt::Display for Removal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Untagged(name) => write!(f, "Untagged: {name}"),
+            Self::Deleted(digest) => write!(f, "Deleted: {digest}"),
+        }
+    }
+}
+
+/// What may be removed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RemoveOptions {
+    /// Also when stopped containers use it, and all names of an image given by id.
+    pub force: bool,
+    /// Leave parents that nothing needs.
+    pub keep_parents: bool,
+}
+
+impl Store {
+    /// Removes an image by name or id, in Docker's way: of several names only the one that was given.
+    pub fn remove_image(&self, name_or_id: &str, options: RemoveOptions) -> Result<Vec<Removal>, StoreError> {
+        let guard = staging::lock_exclusive(self.root())?;
+        let (id, name) = self.find_image(name_or_id)?;
+        let names = self.names_of(&id)?;
+        let mut done = Vec::new();
+        let mut trash = Trash::default();
+        {
+            let mut database = self.database();
+            let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            match &name {
+                Some(name) if names.len() > 1 => untag(&transaction, name, &mut done)?,
+                _ => self.remove_whole(&transaction, &id, name.as_ref(), &names, options, &mut done, &mut trash)?,
+            }
+            transaction.commit()?;
+        }
+        trash.empty(self)?;
+        drop(guard);
+        self.write_index()?;
+        Ok(done)
+    }
+
+    /// Removes the last name and, where nothing needs it, the image.
+    #[allow(clippy::too_many_arguments)] // one transaction's state, used in this file alone
+    fn remove_whole(
+        &self,
+        transaction: &Transaction<'_>,
+        id: &Digest,
+        name: Option<&Reference>,
+        names: &[Reference],
+        options: RemoveOptions,
+        done: &mut Vec<Removal>,
+        trash: &mut Trash,
+    ) -> Result<(), StoreError> {
+        if name.is_none() && names.len() > 1 && !options.force {
+            return Err(StoreError::Conflict(format!(
+                "unable to delete {} (must be forced) - image is referenced in multiple repositories",
+                id.short()
+            )));
+        }
+        let user = container_of(transaction, id)?;
+        if let Some((container, status)) = &user {
+            let short = &container[..12.min(container.len())];
+            let running = *status == ContainerStatus::Running;
+            match name {
+                Some(name) if !options.force => {
+                    return Err(StoreError::Conflict(format!(
+                        "unable to remove repository reference {:?} (must force) - container {short} is using its \
+                         referenced image {}",
+                        name.familiar(),
+                        id.short()
+                    )));
+                }
+                None if running => {
+                    return Err(StoreError::Conflict(format!(
+                        "unable to delete {} (cannot be forced) - image is being used by running container {short}",
+                        id.short()
+                    )));
+                }
+                None if !options.force => {
+                    return Err(StoreError::Conflict(format!(
+                        "unable to delete {} (must be forced) - image is being used by stopped container {short}",
+                        id.short()
+                    )));
+                }
+                _ => {}
+            }
+        }
+        let child = child_of(transaction, id)?;
+        if let (Some(child), None) = (&child, name)
+            && names.is_empty()
+        {
+            return Err(StoreError::Conflict(format!(
+                "unable to delete {} (cannot be forced) - image has dependent child images: {}",
+                id.short(),
+                child.short()
+            )));
+        }
+        for name in names {
+            untag(transaction, name, done)?;
+        }
+        // an image that a container or a child still uses stays, without a name
+        if user.is_none() && child.is_none() {
+            self.delete_chain(transaction, *id, options, done, trash)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes an image and then each parent that has no name and that nothing else needs.
+    fn delete_chain(
+        &self,
+        transaction: &Transaction<'_>,
+        first: Digest,
+        options: RemoveOptions,
+        done: &mut Vec<Removal>,
+        trash: &mut Trash,
+    ) -> Result<(), StoreError> {
+        let mut next = Some(first);
+        while let Some(id) = next.take() {
+            let key = id.to_string();
+            let sql = "SELECT manifest_digest, parent_id FROM images WHERE id = ?1";
+            let (manifest, parent): (String, Option<String>) =
+                transaction.query_row(sql, [&key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let mut statement =
+                transaction.prepare("SELECT diff_id, blob_digest FROM image_layers WHERE image_id = ?1 ORDER BY position DESC")?;
+            let rows = statement.query_map([&key], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let layers: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
+            transaction.execute("DELETE FROM image_layers WHERE image_id = ?1", [&key])?;
+            transaction.execute("DELETE FROM images WHERE id = ?1", [&key])?;
+            done.push(Removal::Deleted(id));
+            trash.blobs.extend([id, digest(&manifest)?]);
+            for (diff_id, blob) in layers {
+                trash.blobs.insert(digest(&blob)?);
+                self.delete_layer(transaction, &digest(&diff_id)?, done, trash)?;
+            }
+            if let (Some(parent), false) = (parent, options.keep_parents)
+                && is_unneeded(transaction, &parent)?
+            {
+                next = Some(digest(&parent)?);
+            }
+        }
+        trash.keep_needed(transaction)
+    }
+
+    /// Deletes the row of a layer that no image has any more, unless a living command has pinned it.
+    fn delete_layer(
+        &self,
+        transaction: &Transaction<'_>,
+        diff_id: &Digest,
+        done: &mut Vec<Removal>,
+        trash: &mut Trash,
+    ) -> Result<(), StoreError> {
+        let key = diff_id.to_string();
+        let sql = "SELECT count(*) FROM image_layers WHERE diff_id = ?1";
+        if transaction.query_row(sql, [&key], |row| row.get::<_, i64>(0))? > 0 {
+            return Ok(());
+        }
+        let path = self.layer_path(diff_id);
+        if let Ok(lock) = File::open(&path) {
+            if lock.try_lock().is_err() {
+                return Ok(());
+            }
+            trash.locks.push(lock);
+        }
+        if transaction.execute("DELETE FROM layers WHERE diff_id = ?1", [&key])? > 0 {
+            done.push(Removal::Deleted(*diff_id));
+        }
+        trash.layers.push(*diff_id);
+        Ok(())
+    }
+
+    /// Deletes layers and blobs that no row names: what a command left that was killed between its renames and its
+    /// transaction. Called with ROOT/lock held exclusively.
+    pub(super) fn sweep(&self) -> Result<(), StoreError> {
+        let mut trash = Trash::default();
+        let listed = |folder: &str| -> Result<Vec<Digest>, StoreError> {
+            let path = self.root().join(folder);
+            let entries = fs::read_dir(&path).map_err(StoreError::io("read", &path))?;
+            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            Ok(names.filter_map(|name| Digest::from_hex(&name).ok()).collect())
+        };
+        trash.blobs.extend(listed("blobs/sha256")?);
+        {
+            let mut database = self.database();
+            let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            for diff_id in listed("layers")? {
+                self.delete_layer(&transaction, &diff_id, &mut Vec::new(), &mut trash)?;
+            }
+            trash.keep_needed(&transaction)?;
+            transaction.commit()?;
+        }
+        trash.empty(self)
+    }
+}
+
+/// What is to be deleted from disk once the transaction is over.
+#[derive(Default)]
+struct Trash {
+    blobs: BTreeSet<Digest>,
+    layers: Vec<Digest>,
+    locks: Vec<File>,
+}
+
+impl Trash {
+    /// Takes out the blobs that an image still needs.
+    fn keep_needed(&mut self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM images WHERE id = ?1 OR manifest_digest = ?1)
+                   OR EXISTS (SELECT 1 FROM image_layers WHERE blob_digest = ?1)";
+        let mut statement = transaction.prepare(sql)?;
+        let mut unneeded = BTreeSet::new();
+        for blob in std::mem::take(&mut self.blobs) {
+            if !statement.query_row([blob.to_string()], |row| row.get::<_, bool>(0))? {
+                unneeded.insert(blob);
+            }
+        }
+        self.blobs = unneeded;
+        Ok(())
+    }
+
+    fn empty(self, store: &Store) -> Result<(), StoreError> {
+        for blob in &self.blobs {
+            let path = store.blob_path(blob);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("delete", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        if self.layers.is_empty() {
+            return Ok(());
+        }
+        // renamed first: a deletion that is killed never leaves half a layer under its name
+        let bin = tempfile::Builder::new().prefix("trash.").tempdir_in(store.root().join("tmp"));
+        let bin = bin.map_err(StoreError::io("create a directory in", &store.root().join("tmp")))?;
+        for layer in &self.layers {
+            let path = store.layer_path(layer);
+            if path.exists() {
+                fs::rename(&path, bin.path().join(layer.hex())).map_err(StoreError::io("rename", &path))?;
+            }
+        }
+        let path = bin.path().to_owned();
+        bin.close().map_err(StoreError::io("delete", &path))
+    }
+}
+
+fn untag(transaction: &Transaction<'_>, name: &Reference, done: &mut Vec<Removal>) -> Result<(), StoreError> {
+    if transaction.execute("DELETE FROM names WHERE name = ?1", [name.canonical()])? > 0 {
+        done.push(Removal::Untagged(name.familiar()));
+    }
+    Ok(())
+}
+
+/// A container that uses the image, a running one first.
+fn container_of(transaction: &Transaction<'_>, id: &Digest) -> Result<Option<(String, ContainerStatus)>, StoreError> {
+    let sql = "SELECT id, status FROM containers WHERE image_id = ?1 ORDER BY status <> 'running' LIMIT 1";
+    let row: Option<(String, String)> =
+        transaction.query_row(sql, [id.to_string()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    row.map(|(id, status)| Ok((id, status.parse()?))).transpose()
+}
+
+fn child_of(transaction: &Transaction<'_>, id: &Digest) -> Result<Option<Digest>, StoreError> {
+    let sql = "SELECT id FROM images WHERE parent_id = ?1 LIMIT 1";
+    let child: Option<String> = transaction.query_row(sql, [id.to_string()], |row| row.get(0)).optional()?;
+    child.map(|id| digest(&id)).transpose()
+}
+
+/// Whether an image is there without a name, a child or a container.
+fn is_unneeded(transaction: &Transaction<'_>, id: &str) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM images WHERE id = ?1)
+               AND NOT EXISTS (SELECT 1 FROM names WHERE image_id = ?1)
+               AND NOT EXISTS (SELECT 1 FROM images WHERE parent_id = ?1)
+               AND NOT EXISTS (SELECT 1 FROM containers WHERE image_id = ?1)";
+    Ok(transaction.query_row(sql, params![id], |row| row.get(0))?)
+}

@@ -1,0 +1,219 @@
+//! Work in progress: a directory in ROOT/tmp that lives as long as its owner.
+//!
+//! ```text
+//! make + flock ──► blobs and layers are written inside ──► publish renames them ──► removed
+//!      │ owner killed: the kernel drops its lock
+//!      └──► the next command that opens the store finds it unlocked and deletes it
+//! ```
+//!
+//! Making one takes ROOT/lock shared, deleting abandoned ones takes it exclusive: nothing is deleted between the
+//! moment its directory appears and the moment it is locked.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::digest::{Digest, Hashing};
+use crate::error::StoreError;
+
+/// A locked temporary directory.
+#[derive(Debug)]
+pub struct Staging {
+    path: PathBuf,
+    _lock: File,
+    /// What must not be deleted while this work lasts, by their locks.
+    pub(super) pins: Mutex<Vec<File>>,
+    counter: AtomicU64,
+}
+
+/// A blob that was written whole but has no name in the store yet.
+#[derive(Debug, Clone)]
+pub struct StagedBlob {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// A layer that was unpacked whole but has no name in the store yet.
+#[derive(Debug, Clone)]
+pub struct StagedLayer {
+    /// The digest of its tar stream.
+    pub diff_id: Digest,
+    /// Sum of the sizes of its regular files.
+    pub size_bytes: u64,
+    /// The directory that holds `diff`.
+    pub path: PathBuf,
+}
+
+/// A blob being written.
+pub struct BlobWriter {
+    out: Hashing<BufWriter<File>>,
+    path: PathBuf,
+}
+
+impl Staging {
+    /// Makes a directory below `root`/tmp and locks it.
+    pub(super) fn new(root: &Path, purpose: &str) -> Result<Self, StoreError> {
+        let _guard = lock_shared(root)?;
+        let tmp = root.join("tmp");
+        let folder = tempfile::Builder::new().prefix(&format!("{purpose}.")).tempdir_in(&tmp);
+        let path = folder.map_err(StoreError::io("create a directory in", &tmp))?.keep();
+        let lock = File::open(&path).map_err(StoreError::io("open", &path))?;
+        lock.lock().map_err(StoreError::io("lock", &path))?;
+        Ok(Self { path, _lock: lock, pins: Mutex::default(), counter: AtomicU64::new(0) })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn next_path(&self, kind: &str) -> PathBuf {
+        self.path.join(format!("{kind}.{}", self.counter.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Starts a blob.
+    pub fn new_blob(&self) -> Result<BlobWriter, StoreError> {
+        let path = self.next_path("blob");
+        let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
+        Ok(BlobWriter { out: Hashing::new(BufWriter::with_capacity(256 << 10, file)), path })
+    }
+
+    /// Writes a small blob at once.
+    pub fn add_blob(&self, bytes: &[u8]) -> Result<StagedBlob, StoreError> {
+        let mut blob = self.new_blob()?;
+        blob.write_all(bytes).map_err(StoreError::io("write", &blob.path))?;
+        blob.finish()
+    }
+
+    /// Makes an empty directory for a layer and gives it; a layer is unpacked into `diff` inside it.
+    pub fn new_layer(&self) -> Result<PathBuf, StoreError> {
+        let path = self.next_path("layer");
+        let diff = path.join("diff");
+        fs::create_dir_all(&diff).map_err(StoreError::io("create", &diff))?;
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&diff, fs::Permissions::from_mode(0o755)).map_err(StoreError::io("chmod", &diff))?;
+        Ok(path)
+    }
+
+    /// Keeps a file or directory from being deleted until this work ends.
+    pub(super) fn pin(&self, file: File) {
+        self.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(file);
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::debug!("left for the next command: {}: {error}", self.path.display());
+        }
+    }
+}
+
+impl BlobWriter {
+    /// Ends the blob: it is on disk.
+    pub fn finish(self) -> Result<StagedBlob, StoreError> {
+        let (digest, size_bytes, mut out) = self.out.finish();
+        let path = self.path;
+        out.flush().map_err(StoreError::io("write", &path))?;
+        out.get_ref().sync_data().map_err(StoreError::io("sync", &path))?;
+        Ok(StagedBlob { digest, size_bytes, path })
+    }
+}
+
+impl Write for BlobWriter {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.out.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// ROOT/lock for making and publishing; given back when dropped.
+pub(super) fn lock_shared(root: &Path) -> Result<File, StoreError> {
+    let (file, path) = open_lock(root)?;
+    file.lock_shared().map_err(StoreError::io("lock", &path))?;
+    Ok(file)
+}
+
+/// ROOT/lock for deleting; given back when dropped.
+pub(super) fn lock_exclusive(root: &Path) -> Result<File, StoreError> {
+    let (file, path) = open_lock(root)?;
+    file.lock().map_err(StoreError::io("lock", &path))?;
+    Ok(file)
+}
+
+fn open_lock(root: &Path) -> Result<(File, PathBuf), StoreError> {
+    let path = root.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    Ok((file.map_err(StoreError::io("open", &path))?, path))
+}
+
+/// Deletes the directories in ROOT/tmp whose owner is dead; tells whether there was one. Does nothing while another
+/// command publishes.
+pub(super) fn recover(root: &Path) -> Result<bool, StoreError> {
+    let tmp = root.join("tmp");
+    let entries = || fs::read_dir(&tmp).map_err(StoreError::io("read", &tmp));
+    if entries()?.next().is_none() {
+        return Ok(false);
+    }
+    let (guard, _) = open_lock(root)?;
+    if guard.try_lock().is_err() {
+        return Ok(false);
+    }
+    let mut found = false;
+    for entry in entries()? {
+        let path = entry.map_err(StoreError::io("read", &tmp))?.path();
+        let Ok(lock) = File::open(&path) else { continue };
+        if lock.try_lock().is_err() {
+            continue;
+        }
+        found = true;
+        tracing::debug!("deleting what a killed command left: {}", path.display());
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(StoreError::io("delete", &path))?;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("tmp")).unwrap();
+        folder
+    }
+
+    #[test]
+    fn living_work_survives_recovery_and_dead_work_does_not() {
+        let root = root();
+        let living = Staging::new(root.path(), "load").unwrap();
+        let dead = root.path().join("tmp/load.dead");
+        fs::create_dir_all(dead.join("layer.0/diff")).unwrap();
+        assert!(recover(root.path()).unwrap());
+        assert!(living.path().is_dir() && !dead.exists());
+        assert!(!recover(root.path()).unwrap());
+    }
+
+    #[test]
+    fn a_blob_is_named_by_its_content() {
+        let root = root();
+        let staging = Staging::new(root.path(), "load").unwrap();
+        let blob = staging.add_blob(b"abc").unwrap();
+        assert_eq!((blob.digest, blob.size_bytes), (Digest::of(b"abc"), 3));
+        assert_eq!(fs::read(&blob.path).unwrap(), b"abc");
+        drop(staging);
+        assert!(!blob.path.exists());
+    }
+}
