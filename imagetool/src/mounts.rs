@@ -1,1 +1,187 @@
-//! Mounting images and containers with shale-ufs.
+//! Mounting unions of layers with `shale-ufs`, and the records of what `shale mount` mounted.
+//!
+//! ```text
+//! lowers, upper ──► Union ──options──► shale-ufs -f -o … TARGET     one server process per mount
+//!                                         │ pid, start time
+//!                                         ▼
+//! RUN/mounts/ID.json    what `shale mount` lists and `shale umount` ends
+//! ```
+//!
+//! The server stays in the foreground as a child, so that its process is known: a mount in a private namespace would
+//! otherwise keep its own server, and the server its namespace, alive for ever after the caller was killed.
+//! Records describe processes, so they lie in the run-time directory and are checked, never believed.
+
+mod record;
+mod server;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+pub use self::record::{MountRecord, Records};
+pub use self::server::{Server, unmount};
+
+/// A failure to mount or unmount.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The mount program is not there.
+    #[error("{0} is neither beside shale nor in PATH: install it there")]
+    NoProgram(&'static str),
+    /// The device cannot be opened.
+    #[error("/dev/fuse cannot be opened ({0}): {advice}", advice = fuse_advice(.0))]
+    NoFuse(io::Error),
+    /// The mount program gave up.
+    #[error("{program} could not mount {}: {reason}", target.display())]
+    Refused {
+        /// Which program.
+        program: String,
+        /// Where.
+        target: PathBuf,
+        /// What it said.
+        reason: String,
+    },
+    /// It neither mounted nor gave up.
+    #[error("{program} did not mount {} within {seconds} s", target.display())]
+    Late {
+        /// Which program.
+        program: String,
+        /// Where.
+        target: PathBuf,
+        /// How long we waited.
+        seconds: u64,
+    },
+    /// The target is in use.
+    #[error("{} is busy: end what uses it (`fuser -vm` shows it), or detach it with --lazy", .0.display())]
+    Busy(PathBuf),
+    /// A file operation failed.
+    #[error("{action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+impl MountError {
+    fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> MountError + 'a {
+        move |source| MountError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+fn fuse_advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "run `chmod 666 /dev/fuse` as root, or run shale as root",
+        _ => "load the module with `modprobe fuse` as root, or pass the device into this container",
+    }
+}
+
+/// Layers to be shown as one tree.
+#[derive(Debug, Clone, Default)]
+pub struct Union {
+    /// Read-only directories, top first.
+    pub lowers: Vec<PathBuf>,
+    /// The writable directory and its work directory, if any.
+    pub upper: Option<(PathBuf, PathBuf)>,
+    /// Show owners that the user namespace cannot name as root.
+    pub squash_overflow: bool,
+    /// Let users beside the one who mounts see the tree.
+    pub allow_other: bool,
+}
+
+impl Union {
+    /// The value of `-o`: overlayfs' options, its escapes included.
+    pub fn options(&self) -> OsString {
+        let mut text = b"lowerdir=".to_vec();
+        for (index, lower) in self.lowers.iter().enumerate() {
+            if index > 0 {
+                text.push(b':');
+            }
+            text.extend(escape(lower));
+        }
+        if let Some((upper, work)) = &self.upper {
+            text.extend(b",upperdir=");
+            text.extend(escape(upper));
+            text.extend(b",workdir=");
+            text.extend(escape(work));
+        }
+        for (option, wanted) in [
+            ("squash_overflow", self.squash_overflow),
+            ("allow_other", self.allow_other),
+        ] {
+            if wanted {
+                text.push(b',');
+                text.extend(option.as_bytes());
+            }
+        }
+        OsString::from_vec(text)
+    }
+}
+
+/// A path in an option list: `\`, `:` and `,` have a meaning there.
+fn escape(path: &Path) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(path.as_os_str().len());
+    for &byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b'\\' | b':' | b',') {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    escaped
+}
+
+/// Finds one of our programs: by the developers' variable, beside the running one, in PATH.
+pub fn find_program(name: &'static str, variable: &str) -> Result<PathBuf, MountError> {
+    if let Some(path) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
+        return Ok(PathBuf::from(path));
+    }
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|own| Some(own.parent()?.join(name)));
+    beside
+        .filter(|path| path.is_file())
+        .or_else(|| crate::rootless::in_path(name))
+        .ok_or(MountError::NoProgram(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn union(lowers: &[&str], upper: Option<(&str, &str)>) -> Union {
+        Union {
+            lowers: lowers.iter().map(PathBuf::from).collect(),
+            upper: upper.map(|(upper, work)| (upper.into(), work.into())),
+            ..Union::default()
+        }
+    }
+
+    #[test]
+    fn options_are_written_as_overlayfs_reads_them() {
+        assert_eq!(union(&["/a"], None).options(), "lowerdir=/a");
+        let writable = union(&["/b", "/a"], Some(("/u", "/w")));
+        assert_eq!(writable.options(), "lowerdir=/b:/a,upperdir=/u,workdir=/w");
+        let all = Union {
+            squash_overflow: true,
+            allow_other: true,
+            ..union(&["/a"], None)
+        };
+        assert_eq!(all.options(), "lowerdir=/a,squash_overflow,allow_other");
+    }
+
+    #[test]
+    fn odd_names_are_escaped() {
+        let odd = union(&["/a:b", "/c,d"], Some(("/e\\f", "/ü")));
+        assert_eq!(
+            odd.options(),
+            "lowerdir=/a\\:b:/c\\,d,upperdir=/e\\\\f,workdir=/ü"
+        );
+    }
+}

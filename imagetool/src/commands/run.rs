@@ -1,13 +1,165 @@
 //! `shale run`.
 
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use imagetool::container::run::{Options, run};
+
 use crate::cli::Context;
 
+const EXAMPLES: &str = "Examples:
+  shale run --rootfs / sh -c 'echo changed > /etc/motd'   a command on a copy-on-write view of this machine
+  shale run -it --rm debian:12 bash                       a shell in an image
+  shale run -v \"$PWD\":/src -w /src gcc:13 make            build what lies here
+
+The exit status is the command's own, 125 when shale failed, 126 when the command cannot be run, 127 when it is not
+found, 128+N when signal N ended it.";
+
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  shale run")]
-pub(crate) struct Args {}
+#[command(after_help = EXAMPLES, disable_help_flag = true)]
+pub(crate) struct Args {
+    /// Keep standard input open for the command
+    #[arg(short = 'i', long)]
+    interactive: bool,
+    /// Give the command a terminal
+    #[arg(short = 't', long)]
+    tty: bool,
+    /// Remove the container when the command ends
+    #[arg(long)]
+    rm: bool,
+    /// Name the container
+    #[arg(long)]
+    name: Option<String>,
+    /// Set a variable; without a value, take it from the environment of shale
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// Set the variables of a file, one NAME=VALUE a line
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Start the command in this directory
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Run as this user
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Show a directory or file of the host in the container
+    #[arg(short, long, value_name = "HOST-PATH:PATH[:ro]")]
+    volume: Vec<String>,
+    /// Mount a memory file system
+    #[arg(long, value_name = "PATH[:OPTIONS]")]
+    tmpfs: Vec<String>,
+    /// Let the command change nothing in the root file system
+    #[arg(long)]
+    read_only: bool,
+    /// Run this program instead of the image's entry point
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+    /// The container's hostname [default: the host's with --network host, else the container's id]
+    #[arg(short = 'h', long)]
+    hostname: Option<String>,
+    /// The network: host or none. There is no bridge yet, so that host is the default for now
+    #[arg(long, visible_alias = "net", default_value = "host")]
+    network: String,
+    /// Give a capability, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_add: Vec<String>,
+    /// Take a capability, or ALL
+    #[arg(long, value_name = "CAPABILITY")]
+    cap_drop: Vec<String>,
+    /// Give all capabilities and take all walls but the namespaces away
+    #[arg(long)]
+    privileged: bool,
+    /// Run on a copy-on-write view of this directory instead of an image: / is this machine
+    #[arg(long, value_name = "DIR")]
+    rootfs: Option<PathBuf>,
+    /// The OCI runtime, by name or path
+    #[arg(long, value_name = "RUNTIME", default_value = "shale-runtime")]
+    runtime: String,
+    /// Whether to fetch a missing image; no registry is asked yet
+    #[arg(long, value_name = "POLICY", default_value = "missing", value_parser = ["missing", "never"])]
+    pull: String,
+    /// Write the container's id to a new file
+    #[arg(long, value_name = "FILE")]
+    cidfile: Option<PathBuf>,
+    /// Attach a label
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    label: Vec<String>,
+    /// Limit a resource
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    ulimit: Vec<String>,
+    /// seccomp=unconfined, seccomp=FILE, no-new-privileges, systempaths=unconfined
+    #[arg(long, value_name = "OPTION")]
+    security_opt: Vec<String>,
+    /// The signal that asks the command to end [default: the image's, or SIGTERM]
+    #[arg(long, value_name = "SIGNAL")]
+    stop_signal: Option<String>,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: (),
+    /// The image (unless --rootfs is given), the command and its arguments
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "IMAGE [COMMAND] [ARG]"
+    )]
+    words: Vec<String>,
+}
 
 impl Args {
-    pub(crate) fn execute(self, _context: &Context) -> anyhow::Result<u8> {
-        anyhow::bail!("run: not built yet")
+    pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
+        if self.interactive && self.tty && !std::io::stdin().is_terminal() {
+            eprintln!("the input device is not a TTY");
+            return Ok(1);
+        }
+        let Some(options) = self.into_options() else {
+            eprintln!("shale: name an image, or a directory with --rootfs.\nSee 'shale run --help'.");
+            return Ok(125);
+        };
+        let status = context.store().and_then(|store| Ok(run(&store, &options)?));
+        status.or_else(|error| {
+            let status = error
+                .downcast_ref::<imagetool::container::ContainerError>()
+                .map_or(125, |error| error.status());
+            eprintln!("shale: {error:#}");
+            Ok(status)
+        })
+    }
+
+    /// The words after the options are the image and the command; with `--rootfs`, the command alone.
+    fn into_options(self) -> Option<Options> {
+        let mut words = self.words.into_iter();
+        let image = if self.rootfs.is_some() {
+            String::new()
+        } else {
+            words.next()?
+        };
+        Some(Options {
+            image,
+            command: words.collect(),
+            rootfs: self.rootfs,
+            interactive: self.interactive,
+            tty: self.tty,
+            remove: self.rm,
+            name: self.name,
+            env: self.env,
+            env_files: self.env_file,
+            working_dir: self.workdir,
+            user: self.user,
+            volumes: self.volume,
+            tmpfs: self.tmpfs,
+            read_only: self.read_only,
+            entrypoint: self.entrypoint,
+            hostname: self.hostname,
+            network: self.network,
+            cap_add: self.cap_add,
+            cap_drop: self.cap_drop,
+            privileged: self.privileged,
+            runtime: Some(self.runtime),
+            cidfile: self.cidfile,
+            labels: self.label,
+            ulimits: self.ulimit,
+            security_options: self.security_opt,
+            stop_signal: self.stop_signal,
+        })
     }
 }

@@ -1,0 +1,161 @@
+//! What `shale mount` mounted: a small file per mount, believed only as far as the kernel confirms it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::MountError;
+use crate::container::ProcessIdentity;
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRecord {
+    /// Twelve hexadecimal digits.
+    pub id: String,
+    /// Where.
+    pub target: PathBuf,
+    /// What, in the words of the caller.
+    pub source: String,
+    /// Whether it can be written to.
+    pub writable: bool,
+    /// The server.
+    pub server: ProcessIdentity,
+    /// The upper directory that was made for it, to be deleted with it.
+    pub scratch: Option<PathBuf>,
+}
+
+/// The folder of the records.
+#[derive(Debug, Clone)]
+pub struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    /// The records below the run-time directory; made when they are not there.
+    pub fn open(run: &Path) -> Result<Self, MountError> {
+        let folder = run.join("mounts");
+        fs::create_dir_all(&folder).map_err(MountError::io("create", &folder))?;
+        Ok(Self { folder })
+    }
+
+    /// Adds a record; whole or not at all.
+    pub fn add(&self, record: &MountRecord) -> Result<(), MountError> {
+        let path = self.folder.join(format!("{}.json", record.id));
+        let unfinished = self.folder.join(format!(".{}", record.id));
+        let text = serde_json::to_vec(record)
+            .map_err(io::Error::other)
+            .map_err(MountError::io("write", &path))?;
+        fs::write(&unfinished, text).map_err(MountError::io("write", &unfinished))?;
+        fs::rename(&unfinished, &path).map_err(MountError::io("rename", &unfinished))
+    }
+
+    /// The mounts that live. What is left of dead ones (a server that was killed) is detached and forgotten.
+    pub fn living(&self) -> Result<Vec<MountRecord>, MountError> {
+        let mut living = Vec::new();
+        for record in self.all()? {
+            if record.server.is_alive() {
+                living.push(record);
+            } else {
+                self.forget(&record);
+            }
+        }
+        living.sort_by(|one, other| one.target.cmp(&other.target));
+        Ok(living)
+    }
+
+    /// Detaches what is left of a mount and deletes its record and scratch directory.
+    fn forget(&self, record: &MountRecord) {
+        // A dead server's mount answers "not connected"; anything that answers otherwise is somebody else's.
+        let dead = matches!(fs::metadata(&record.target), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN));
+        if dead && let Err(error) = super::unmount(&record.target, true) {
+            tracing::warn!("clean up after {}: {error}", record.id);
+        }
+        self.remove(record);
+    }
+
+    /// Deletes the record and the scratch directory of a mount that has ended.
+    pub fn remove(&self, record: &MountRecord) {
+        if let Some(scratch) = &record.scratch
+            && let Err(error) = fs::remove_dir_all(scratch)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("delete {}: {error}", scratch.display());
+        }
+        let _ = fs::remove_file(self.folder.join(format!("{}.json", record.id)));
+    }
+
+    fn all(&self) -> Result<Vec<MountRecord>, MountError> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(MountError::io("read", &self.folder))? {
+            let path = entry.map_err(MountError::io("read", &self.folder))?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            // A record that vanishes meanwhile was another command's to remove.
+            let Ok(text) = fs::read(&path) else { continue };
+            match serde_json::from_slice(&text) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    tracing::warn!("{} is no record of a mount, delete it: {error}", path.display())
+                }
+            }
+        }
+        Ok(records)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str, server: ProcessIdentity) -> MountRecord {
+        let target = PathBuf::from("/nowhere/at/all");
+        MountRecord {
+            id: id.to_owned(),
+            target,
+            source: "x".to_owned(),
+            writable: false,
+            server,
+            scratch: None,
+        }
+    }
+
+    #[test]
+    fn dead_mounts_are_forgotten_with_their_scratch() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        let own = ProcessIdentity::own().unwrap();
+        let scratch = folder.path().join("scratch");
+        fs::create_dir(&scratch).unwrap();
+        let dead = ProcessIdentity {
+            start_ticks: own.start_ticks + 1,
+            ..own.clone()
+        };
+        records.add(&record("a", own)).unwrap();
+        records
+            .add(&MountRecord {
+                scratch: Some(scratch.clone()),
+                ..record("b", dead)
+            })
+            .unwrap();
+        let living: Vec<_> = records
+            .living()
+            .unwrap()
+            .into_iter()
+            .map(|record| record.id)
+            .collect();
+        assert_eq!(living, ["a"]);
+        assert!(!scratch.exists());
+        assert_eq!(records.all().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_torn_record_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        fs::write(folder.path().join("mounts/x.json"), "{").unwrap();
+        assert_eq!(records.living().unwrap(), []);
+    }
+}
