@@ -1,2 +1,27 @@
-//! ufs
+//! A union file system: one tree out of read-only layers and at most one writable one.
+//!
+//! The parts, from the outside in:
+//!
+//! ```text
+//! fuse        the kernel's requests, decoded and answered       (the only part that knows the FUSE library)
+//! fs          what programs do: look up, read, write, rename …  (kernel-free, usable as a library)
+//! diff        what an upper changes
+//! union       names resolved across layers, identity
+//! upper       the writable layer, copy-up
+//! layer       read-only layers, deletion markers, marks
+//! sys         system calls
+//! ```
+
+pub mod attr;
+pub mod diff;
+pub mod error;
+pub mod fs;
+pub mod fuse;
+pub mod idmap;
+pub mod io_mode;
 pub mod layer;
+pub mod sys;
+pub mod union;
+pub mod upper;
+
+pub use error::SetupError;

@@ -1,2 +1,103 @@
-//! shale-ufs
-fn main() {}
+//! `shale-ufs`: mounts a union of directories, with the command line of fuse-overlayfs.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use ufs::fuse::options::MountOptions;
+use ufs::fuse::session::Session;
+use ufs::sys::process::{Ready, Side, into_background};
+
+const EXAMPLES: &str = "\
+Examples:
+  Read-only union of two directories, the first on top:
+    shale-ufs -o lowerdir=/srv/top:/srv/base /mnt
+  Copy-on-write view of a directory:
+    shale-ufs -o lowerdir=/srv/base,upperdir=/tmp/up,workdir=/tmp/work /mnt
+  End it:
+    umount /mnt
+  As podman's mount program:
+    podman --storage-opt overlay.mount_program=$(command -v shale-ufs) run …";
+
+const OPTIONS: &str = "\
+Options for -o, separated by commas (write `\\,` and `\\:` for a comma or colon in a path):
+  lowerdir=DIR[:DIR...]   read-only directories, top first
+  upperdir=DIR workdir=DIR  where changes go; both on one file system
+  ro                      no changes: an upperdir is one more layer
+  uidmapping=S:D:N[:...]  show owners D.. as S.. (gidmapping likewise)
+  squash_to_root          show all files as root's (squash_to_uid=N, squash_to_gid=N)
+  squash_overflow         show owners that the user namespace cannot name as root
+  volatile, fsync=0       never sync: for throw-away uppers
+  passthrough=off         all reads and writes through the server
+  metacopy=off            copy data up also when only metadata changes
+  userxattr               keep marks in user.overlay.* as rootless mounts do
+  noacl                   no POSIX ACLs
+  timeout=SECONDS         how long the kernel keeps names and attributes
+  threads=N               server threads
+  allow_other dev suid noexec noatime fsname=NAME   as for mount.fuse
+Other options of fuse-overlayfs are accepted and change nothing.";
+
+/// Mount a union of directories with copy-on-write.
+#[derive(Debug, Parser)]
+#[command(name = "shale-ufs", version, after_help = EXAMPLES, after_long_help = format!("{OPTIONS}\n\n{EXAMPLES}"))]
+struct Arguments {
+    /// Options, separated by commas; may be given several times (`--help` lists them)
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<OsString>,
+    /// Stay in the foreground
+    #[arg(short = 'f')]
+    foreground: bool,
+    /// Stay in the foreground and log every refusal
+    #[arg(short = 'd', long = "debug")]
+    debug: bool,
+    /// Where to mount
+    mountpoint: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    init_log(arguments.debug);
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shale-ufs: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let options = MountOptions::parse(&arguments.options)?;
+    for unknown in &options.unknown {
+        eprintln!("shale-ufs: warning: option `{unknown}` is not known and has no effect");
+    }
+    let side = if arguments.foreground || arguments.debug {
+        Side::Server(Ready::nobody_waits())
+    } else {
+        into_background().context("start the server")?
+    };
+    match side {
+        Side::Caller(verdict) => verdict.map_err(|reason| anyhow::anyhow!("{reason}")),
+        Side::Server(ready) => serve(&options, arguments, ready),
+    }
+}
+
+fn serve(options: &MountOptions, arguments: &Arguments, ready: Ready) -> anyhow::Result<()> {
+    let session = match Session::mount(options, &arguments.mountpoint) {
+        Ok(session) => session,
+        Err(error) if ready.fail(&error.to_string()) => std::process::exit(1),
+        Err(error) => return Err(error.into()),
+    };
+    session.serve(|| ready.succeed()).context("serve the mount")
+}
+
+fn init_log(debug: bool) {
+    let default = if debug { "debug" } else { "warn" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SHALE_LOG").unwrap_or_else(|_| default.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}

@@ -1,0 +1,138 @@
+//! Changing attributes.
+
+use rustix::fs::OFlags;
+
+use super::Fs;
+use crate::attr::Attr;
+use crate::error::{Doing, Error, Result};
+use crate::sys::{self, SetTime};
+use crate::union::inode::Inode;
+use crate::upper::copy_up::Depth;
+
+/// What to change about a file; `None` leaves it.
+#[derive(Debug, Clone, Copy)]
+pub struct Change {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner, as shown.
+    pub uid: Option<u32>,
+    /// Group, as shown.
+    pub gid: Option<u32>,
+    /// Length in bytes.
+    pub size_bytes: Option<u64>,
+    /// Time of last access.
+    pub atime: SetTime,
+    /// Time of last modification.
+    pub mtime: SetTime,
+}
+
+impl Default for Change {
+    fn default() -> Self {
+        Self {
+            mode: None,
+            uid: None,
+            gid: None,
+            size_bytes: None,
+            atime: SetTime::Keep,
+            mtime: SetTime::Keep,
+        }
+    }
+}
+
+impl Change {
+    fn is_empty(&self) -> bool {
+        let Self {
+            mode,
+            uid,
+            gid,
+            size_bytes,
+            atime,
+            mtime,
+        } = self;
+        mode.is_none()
+            && uid.is_none()
+            && gid.is_none()
+            && size_bytes.is_none()
+            && (*atime, *mtime) == (SetTime::Keep, SetTime::Keep)
+    }
+}
+
+impl Fs {
+    /// Changes attributes of a node, its length included. Answers the attributes after the change.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] without an upper, and what the upper's file system answers.
+    pub fn change(&self, node: u64, change: &Change) -> Result<Attr> {
+        let node = self.union.nodes.get(node)?;
+        if !change.is_empty() {
+            self.apply(&node.inode, &node, change)?;
+        }
+        let stored = self.union.stored_attr(&node.inode)?;
+        Ok(self.entry(&node, stored).attr)
+    }
+
+    fn apply(
+        &self,
+        inode: &Inode,
+        node: &std::sync::Arc<crate::union::inode::Node>,
+        change: &Change,
+    ) -> Result<()> {
+        let depth = match change.size_bytes {
+            None => Depth::Metadata,
+            Some(0) => Depth::Emptied,
+            Some(_) => Depth::Content,
+        };
+        if !inode.in_upper() && inode.state.read().links.is_empty() && !inode.is_dir() {
+            // Deleted from the merged tree while it was only below: nobody can see the change.
+            return self.writable_only_in_name();
+        }
+        self.union.copy_up(&node.inode, depth)?;
+        let upper = self.union.writable()?;
+        let named = if inode.is_dir() {
+            upper.dir_of(inode)?
+        } else {
+            upper.name(inode)?
+        };
+        if change.uid.is_some() || change.gid.is_some() {
+            self.chown(&named, change)?;
+        }
+        if let Some(mode) = change.mode {
+            sys::chmod(&named, mode).doing("set permissions")?;
+        }
+        if let Some(size_bytes) = change.size_bytes {
+            if inode.is_dir() {
+                return Err(Error::IsDirectory);
+            }
+            let file = sys::reopen(&named, OFlags::WRONLY).doing("open to set length")?;
+            sys::retry(|| rustix::fs::ftruncate(&file, size_bytes)).doing("set length")?;
+        }
+        if (change.atime, change.mtime) != (SetTime::Keep, SetTime::Keep) {
+            sys::set_times(&named, change.atime, change.mtime).doing("set times")?;
+        }
+        Ok(())
+    }
+
+    fn writable_only_in_name(&self) -> Result<()> {
+        self.union.writable().map(|_| ())
+    }
+
+    fn chown(&self, named: &std::os::fd::OwnedFd, change: &Change) -> Result<()> {
+        if !self.ids.keeps_owners() {
+            return Ok(());
+        }
+        let unmapped = Error::Invalid("owner is not mapped");
+        let uid = match change.uid {
+            Some(uid) => Some(self.ids.stored_uid(uid).ok_or(unmapped)?),
+            None => None,
+        };
+        let gid = match change.gid {
+            Some(gid) => Some(
+                self.ids
+                    .stored_gid(gid)
+                    .ok_or(Error::Invalid("group is not mapped"))?,
+            ),
+            None => None,
+        };
+        sys::chown(named, uid, gid).doing("set owner")
+    }
+}

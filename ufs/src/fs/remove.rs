@@ -1,0 +1,184 @@
+//! Removing names.
+//!
+//! What only the upper has is removed from it. What a lower layer shows gets a whiteout in its place, by one rename
+//! or link, so that after a crash the name is either still there or gone.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{self, AtFlags, RenameFlags};
+use rustix::io::Errno;
+
+use super::Fs;
+use super::link::move_over;
+use crate::error::{Doing, Error, Result};
+use crate::sys;
+use crate::union::Resolved;
+use crate::union::inode::{Inode, Node};
+use crate::upper::Upper;
+use crate::upper::copy_up::Depth;
+
+impl Fs {
+    /// Removes a name that is no directory.
+    ///
+    /// # Errors
+    /// [`Error::IsDirectory`], [`Error::NotFound`], and what the upper's file system answers.
+    pub fn unlink(&self, parent: u64, name: &OsStr) -> Result<()> {
+        let parent = self.dir_node(parent)?;
+        self.remove(&parent.inode, name, false)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// [`Error::NotDirectory`], [`Error::NotEmpty`], [`Error::NotFound`], and what the upper's file system answers.
+    pub fn rmdir(&self, parent: u64, name: &OsStr) -> Result<()> {
+        let parent = self.dir_node(parent)?;
+        self.remove(&parent.inode, name, true)
+    }
+
+    fn remove(&self, parent: &Arc<Inode>, name: &OsStr, want_dir: bool) -> Result<()> {
+        let upper = self.union.writable()?;
+        self.prepare_parent(parent)?;
+        let target = self.held(parent, name)?;
+        let inode = &target.node().inode;
+        match (inode.is_dir(), want_dir) {
+            (true, false) => return Err(Error::IsDirectory),
+            (false, true) => return Err(Error::NotDirectory),
+            _ => {}
+        }
+        if !inode.in_upper() && !want_dir && self.union.stored_attr(inode)?.nlink > 1 {
+            // The other names must show one less: they go on as a copy.
+            self.union.copy_up(inode, Depth::Metadata)?;
+        }
+        let _alone = parent.entries.write();
+        let _emptied = want_dir.then(|| inode.entries.write());
+        if want_dir && !self.union.entries(inode)?.is_empty() {
+            return Err(Error::NotEmpty);
+        }
+        let dir = upper.dir_of(parent)?;
+        let below = self.union.resolve_lower(&parent.lowers(), name)?.is_some();
+        let orphan = self.orphan_of(upper, inode)?;
+        match (inode.in_upper(), below) {
+            (false, _) => upper.link_whiteout(&dir, name)?,
+            (true, false) => self.remove_from_upper(upper, inode, &dir, name)?,
+            (true, true) if want_dir => {
+                let whiteout = upper.prepared_whiteout()?;
+                let exchanged =
+                    fs::renameat_with(upper.work(), &whiteout, &*dir, name, RenameFlags::EXCHANGE);
+                upper.discard(&whiteout);
+                exchanged.doing("put whiteout in place of directory")?;
+            }
+            (true, true) => move_over(upper, &upper.prepared_whiteout()?, &dir, name)?,
+        }
+        self.note_removed(inode, parent, name, orphan);
+        Ok(())
+    }
+
+    fn remove_from_upper(&self, upper: &Upper, inode: &Inode, dir: &OwnedFd, name: &OsStr) -> Result<()> {
+        if !inode.is_dir() {
+            return fs::unlinkat(dir, name, AtFlags::empty()).doing("remove file");
+        }
+        match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            // Whiteouts are left in it: it leaves the tree by one rename and is cleared outside.
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                let aside = upper.fresh_name();
+                fs::renameat_with(dir, name, upper.work(), &aside, RenameFlags::NOREPLACE)
+                    .doing("move directory out of the tree")?;
+                upper.discard(&aside);
+                Ok(())
+            }
+            removed => removed.doing("remove directory"),
+        }
+    }
+
+    /// A descriptor that keeps a file reachable for those who have it open when its last known name goes.
+    pub(super) fn orphan_of(&self, upper: &Upper, inode: &Inode) -> Result<Option<Arc<OwnedFd>>> {
+        let state = inode.state.read();
+        let last = state.upper.is_some() && state.links.len() <= 1;
+        drop(state);
+        if !last {
+            return Ok(None);
+        }
+        if inode.is_dir() {
+            upper.dir(inode)
+        } else {
+            upper.name(inode).map(Some)
+        }
+    }
+
+    /// Notes that a name is gone.
+    pub(super) fn note_removed(
+        &self,
+        inode: &Arc<Inode>,
+        parent: &Arc<Inode>,
+        name: &OsStr,
+        orphan: Option<Arc<OwnedFd>>,
+    ) {
+        let named = inode.remove_link(parent, name);
+        let mut state = inode.state.write();
+        if !named {
+            state.orphan = orphan;
+            state.removed = inode.is_dir();
+        }
+        drop(state);
+        if inode.is_dir()
+            && let Some(upper) = &self.union.upper
+        {
+            upper.close_dir(inode);
+        }
+    }
+
+    /// Finds a name and holds its node until the guard goes.
+    pub(super) fn held(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<HeldNode<'_>> {
+        let _shared = parent.entries.read();
+        let found: Resolved = self.union.resolve(parent, name)?.ok_or(Error::NotFound)?;
+        Ok(HeldNode {
+            fs: self,
+            node: self.union.adopt(parent, name, found),
+        })
+    }
+
+    /// Clears the whiteouts that an empty merged directory still has in the upper, by exchanging it for an empty
+    /// opaque one, so that something can be renamed onto it.
+    pub(super) fn clear_emptied(
+        &self,
+        upper: &Upper,
+        inode: &Inode,
+        dir: &OwnedFd,
+        name: &OsStr,
+    ) -> Result<()> {
+        if self.union.upper_whiteouts(inode)?.is_empty() {
+            return Ok(());
+        }
+        let empty: OsString = upper.fresh_name();
+        let old = upper.dir_of(inode)?;
+        let attr = sys::stat_fd(&old).doing("read attributes of directory")?;
+        let mode = rustix::fs::Mode::from_raw_mode(attr.permissions());
+        fs::mkdirat(upper.work(), &empty, mode).doing("make empty directory")?;
+        let named = sys::name_at(upper.work(), &empty).doing("make empty directory")?;
+        upper.set_mark(&named, "opaque", b"y")?;
+        let exchanged = fs::renameat_with(upper.work(), &empty, dir, name, RenameFlags::EXCHANGE);
+        upper.discard(&empty);
+        exchanged.doing("exchange emptied directory")
+    }
+}
+
+/// A node held for the length of an operation.
+pub(super) struct HeldNode<'a> {
+    fs: &'a Fs,
+    node: Arc<Node>,
+}
+
+impl HeldNode<'_> {
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+impl Drop for HeldNode<'_> {
+    fn drop(&mut self) {
+        self.fs.forget(self.node.id, 1);
+    }
+}

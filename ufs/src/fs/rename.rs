@@ -1,0 +1,291 @@
+//! Renaming.
+//!
+//! The source is brought to the upper first (a file without its content, a directory without its entries), so that
+//! one `renameat2` in the upper does the whole work. A directory that has parts below takes a redirect with it, which
+//! is written before the move: at its old place it leads to where the parts are anyway.
+//!
+//! ```text
+//! at the source      nothing below: plain rename           something below: RENAME_WHITEOUT
+//! at the target      free, or a file: replaced by rename   whiteout and a directory arrives: RENAME_EXCHANGE
+//!                    emptied directory: cleared first      entry below: the arriving directory becomes opaque
+//! ```
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{self, AtFlags};
+use rustix::io::Errno;
+
+use super::Fs;
+use super::remove::HeldNode;
+use crate::error::{Doing, Error, Result};
+use crate::layer::marks::Redirect;
+use crate::layer::whiteout;
+use crate::sys;
+use crate::union::inode::Inode;
+use crate::union::resolve;
+use crate::upper::Upper;
+use crate::upper::copy_up::Depth;
+
+/// How to rename, as `renameat2(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameFlags {
+    /// Replace what has the new name.
+    Replace,
+    /// Fail when the new name is taken.
+    NoReplace,
+    /// Exchange the two.
+    Exchange,
+}
+
+/// A name in a directory of the merged tree, with the directory's place in the upper.
+struct Spot<'a> {
+    parent: &'a Arc<Inode>,
+    dir: Arc<OwnedFd>,
+    name: &'a OsStr,
+    /// A layer below shows something under this name, or would without the upper.
+    below: bool,
+    /// The upper has a whiteout under this name.
+    whiteout: bool,
+}
+
+impl Fs {
+    /// Renames `name` in `parent` to `new_name` in `new_parent`.
+    ///
+    /// # Errors
+    /// As `rename(2)`; never EXDEV for a directory, unless its parts below lie at different paths.
+    pub fn rename(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        new_parent: u64,
+        new_name: &OsStr,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let parent = &self.dir_node(parent)?.inode;
+        let new_parent = &self.dir_node(new_parent)?.inode;
+        let upper = self.union.writable()?;
+        let source = self.held(parent, name)?;
+        let target = match self.held(new_parent, new_name) {
+            Ok(target) => Some(target),
+            Err(Error::NotFound) => None,
+            Err(error) => return Err(error),
+        };
+        check(
+            &source.node().inode,
+            target.as_ref().map(|target| &target.node().inode),
+            flags,
+        )?;
+        if target
+            .as_ref()
+            .is_some_and(|target| Arc::ptr_eq(&target.node().inode, &source.node().inode))
+        {
+            return Ok(());
+        }
+        self.prepare_parent(parent)?;
+        self.prepare_parent(new_parent)?;
+        self.prepare_source(upper, &source.node().inode)?;
+        if let Some(target) = &target {
+            self.prepare_target(upper, target, flags)?;
+        }
+        let _alone = lock_both(parent, new_parent);
+        let from = self.spot(upper, parent, name)?;
+        let to = self.spot(upper, new_parent, new_name)?;
+        match (flags, &target) {
+            (RenameFlags::Exchange, Some(target)) => self.exchange(upper, &source, target, &from, &to),
+            (RenameFlags::Exchange, None) => Err(Error::NotFound),
+            (_, target) => self.replace(upper, &source, target.as_ref(), &from, &to),
+        }
+    }
+
+    fn spot<'a>(&self, upper: &Upper, parent: &'a Arc<Inode>, name: &'a OsStr) -> Result<Spot<'a>> {
+        let dir = upper.dir_of(parent)?;
+        let below = self.union.resolve_lower(&parent.lowers(), name)?.is_some();
+        let whiteout = match sys::stat_at(&dir, name) {
+            Ok(attr) => whiteout::is_device(attr.mode, attr.rdev),
+            Err(Errno::NOENT) => false,
+            Err(error) => return Err(error).doing("look up in upper"),
+        };
+        Ok(Spot {
+            parent,
+            dir,
+            name,
+            below,
+            whiteout,
+        })
+    }
+
+    /// Brings the source to the upper; a directory with parts below notes where they are.
+    fn prepare_source(&self, upper: &Upper, inode: &Arc<Inode>) -> Result<()> {
+        self.union.copy_up(inode, Depth::Metadata)?;
+        if !inode.is_dir() {
+            return Ok(());
+        }
+        let lowers = inode.lowers();
+        let Some(top) = lowers.first() else { return Ok(()) };
+        let found = resolve::by_path(&self.union.layers, &top.node.path)?;
+        let same = found.len() == lowers.len()
+            && found
+                .iter()
+                .zip(lowers.iter())
+                .all(|((a, _), b)| a.layer == b.layer && a.node == b.node);
+        if !same {
+            return Err(Error::SplitRename);
+        }
+        let dir = upper.dir_of(inode)?;
+        upper.set_mark(&dir, "redirect", &Redirect::absolute_value(&top.node.path))
+    }
+
+    fn prepare_target(&self, upper: &Upper, target: &HeldNode<'_>, flags: RenameFlags) -> Result<()> {
+        let inode = &target.node().inode;
+        if flags == RenameFlags::Exchange {
+            return self.prepare_source(upper, inode);
+        }
+        if inode.is_dir() && !self.union.entries(inode)?.is_empty() {
+            return Err(Error::NotEmpty);
+        }
+        if !inode.is_dir() && !inode.in_upper() && self.union.stored_attr(inode)?.nlink > 1 {
+            self.union.copy_up(inode, Depth::Metadata)?;
+        }
+        Ok(())
+    }
+
+    fn replace(
+        &self,
+        upper: &Upper,
+        source: &HeldNode<'_>,
+        target: Option<&HeldNode<'_>>,
+        from: &Spot<'_>,
+        to: &Spot<'_>,
+    ) -> Result<()> {
+        let moved = &source.node().inode;
+        let replaced = target.map(|target| &target.node().inode);
+        if moved.is_dir()
+            && let Some(replaced) = replaced
+            && replaced.in_upper()
+        {
+            self.clear_emptied(upper, replaced, &to.dir, to.name)?;
+        }
+        self.hide_below(upper, moved, to)?;
+        let orphan = match replaced {
+            Some(replaced) => self.orphan_of(upper, replaced)?,
+            None => None,
+        };
+        if moved.is_dir() && to.whiteout {
+            swap_with_whiteout(from, to)?;
+        } else {
+            move_file(upper, from, to)?;
+        }
+        if let Some(replaced) = replaced {
+            self.note_removed(replaced, to.parent, to.name, orphan);
+        }
+        // The new name first, so that the file is never without one for somebody who looks for it meanwhile.
+        note_moved(moved, from, to);
+        Ok(())
+    }
+
+    fn exchange(
+        &self,
+        upper: &Upper,
+        source: &HeldNode<'_>,
+        target: &HeldNode<'_>,
+        from: &Spot<'_>,
+        to: &Spot<'_>,
+    ) -> Result<()> {
+        let (one, other) = (&source.node().inode, &target.node().inode);
+        self.hide_below(upper, one, to)?;
+        self.hide_below(upper, other, from)?;
+        fs::renameat_with(
+            &*from.dir,
+            from.name,
+            &*to.dir,
+            to.name,
+            fs::RenameFlags::EXCHANGE,
+        )
+        .doing("exchange names")?;
+        note_moved(one, from, to);
+        note_moved(other, to, from);
+        Ok(())
+    }
+
+    /// A directory of the upper alone must not merge with what lies below its new name.
+    fn hide_below(&self, upper: &Upper, moved: &Inode, to: &Spot<'_>) -> Result<()> {
+        if moved.is_dir() && moved.lowers().is_empty() && (to.below || to.whiteout) {
+            upper.set_mark(&*upper.dir_of(moved)?, "opaque", b"y")?;
+        }
+        Ok(())
+    }
+}
+
+fn check(source: &Inode, target: Option<&Arc<Inode>>, flags: RenameFlags) -> Result<()> {
+    match (flags, target) {
+        (RenameFlags::NoReplace, Some(_)) => Err(Error::Exists),
+        (RenameFlags::Replace, Some(target)) => match (source.is_dir(), target.is_dir()) {
+            (true, false) => Err(Error::NotDirectory),
+            (false, true) => Err(Error::IsDirectory),
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// Locks two directories alone, in the order of their numbers.
+fn lock_both<'a>(
+    one: &'a Arc<Inode>,
+    other: &'a Arc<Inode>,
+) -> (
+    parking_lot::RwLockWriteGuard<'a, ()>,
+    Option<parking_lot::RwLockWriteGuard<'a, ()>>,
+) {
+    if Arc::ptr_eq(one, other) {
+        return (one.entries.write(), None);
+    }
+    let (first, second) = if one.ino <= other.ino {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    (first.entries.write(), Some(second.entries.write()))
+}
+
+/// The usual move: what has the new name is replaced, and a whiteout stays behind where a layer below needs one.
+fn move_file(upper: &Upper, from: &Spot<'_>, to: &Spot<'_>) -> Result<()> {
+    let flags = if from.below {
+        fs::RenameFlags::WHITEOUT
+    } else {
+        fs::RenameFlags::empty()
+    };
+    match fs::renameat_with(&*from.dir, from.name, &*to.dir, to.name, flags) {
+        // The upper's file system does not leave whiteouts behind, or this user may not make one that way.
+        Err(Errno::INVAL | Errno::PERM | Errno::OPNOTSUPP) if from.below => {
+            fs::renameat_with(&*from.dir, from.name, &*to.dir, to.name, fs::RenameFlags::empty())
+                .doing("rename")?;
+            upper.link_whiteout(&from.dir, from.name)
+        }
+        moved => moved.doing("rename"),
+    }
+}
+
+/// A directory cannot replace a whiteout: the two change places, and the whiteout stays only where it is needed.
+fn swap_with_whiteout(from: &Spot<'_>, to: &Spot<'_>) -> Result<()> {
+    fs::renameat_with(
+        &*from.dir,
+        from.name,
+        &*to.dir,
+        to.name,
+        fs::RenameFlags::EXCHANGE,
+    )
+    .doing("rename")?;
+    if from.below {
+        return Ok(());
+    }
+    fs::unlinkat(&*from.dir, from.name, AtFlags::empty()).doing("remove whiteout")
+}
+
+fn note_moved(inode: &Arc<Inode>, from: &Spot<'_>, to: &Spot<'_>) {
+    inode.add_link(to.parent, to.name);
+    if !(Arc::ptr_eq(from.parent, to.parent) && from.name == to.name) {
+        inode.remove_link(from.parent, from.name);
+    }
+}

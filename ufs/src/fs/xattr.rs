@@ -1,0 +1,87 @@
+//! Extended attributes, with the overlay's own marks kept out of sight (see [`crate::layer::marks`]).
+
+use std::ffi::{OsStr, OsString};
+use std::sync::atomic::Ordering;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::Fs;
+use crate::attr::FileType;
+use crate::error::{Doing, Error, Result};
+use crate::sys;
+use crate::upper::copy_up::Depth;
+
+impl Fs {
+    /// Reads an attribute.
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`] when it is not set.
+    pub fn xattr(&self, node: u64, name: &OsStr) -> Result<Vec<u8>> {
+        let node = self.union.nodes.get(node)?;
+        let stored = self.union.space.to_stored(name)?;
+        self.union
+            .stored_xattr(&node.inode, &stored)?
+            .ok_or(Error::NoAttribute)
+    }
+
+    /// The names of all attributes that programs may see.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn xattr_names(&self, node: u64) -> Result<Vec<OsString>> {
+        let node = self.union.nodes.get(node)?;
+        let stored = self.union.stored_xattr_names(&node.inode)?;
+        Ok(stored
+            .iter()
+            .filter_map(|name| self.union.space.to_shown(name))
+            .collect())
+    }
+
+    /// Sets an attribute.
+    ///
+    /// # Errors
+    /// As `setxattr(2)`.
+    pub fn set_xattr(&self, node: u64, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
+        let node = self.union.nodes.get(node)?;
+        let inode = &node.inode;
+        let stored = self.union.space.to_stored(name)?;
+        let upper = self.union.writable()?;
+        self.union.copy_up(inode, Depth::Metadata)?;
+        let named = if inode.is_dir() {
+            upper.dir_of(inode)?
+        } else {
+            upper.name(inode)?
+        };
+        let flags = XattrFlags::from_bits_retain(flags);
+        sys::set_xattr(&*named, &stored, value, flags).doing("set extended attribute")?;
+        inode.default_acl.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Removes an attribute.
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`] when it is not set.
+    pub fn remove_xattr(&self, node: u64, name: &OsStr) -> Result<()> {
+        let node = self.union.nodes.get(node)?;
+        let inode = &node.inode;
+        let stored = self.union.space.to_stored(name)?;
+        let upper = self.union.writable()?;
+        if inode.file_type == FileType::Symlink || self.union.stored_xattr(inode, &stored)?.is_none() {
+            return Err(Error::NoAttribute);
+        }
+        self.union.copy_up(inode, Depth::Metadata)?;
+        let named = if inode.is_dir() {
+            upper.dir_of(inode)?
+        } else {
+            upper.name(inode)?
+        };
+        match sys::remove_xattr(&*named, &stored) {
+            Err(Errno::NODATA) => return Err(Error::NoAttribute),
+            result => result.doing("remove extended attribute")?,
+        }
+        inode.default_acl.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+}

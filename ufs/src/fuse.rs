@@ -1,0 +1,796 @@
+//! The kernel's side: decodes a request, calls [`crate::fs`], replies. No policy lives here but that of caching.
+//!
+//! A mount is the only one that changes its upper, so the kernel may keep names, attributes and absence for as long
+//! as it likes: it hears of every change because it asked for it.
+
+pub mod options;
+pub mod session;
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BackingId, CopyFileRangeFlags, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::OFlags;
+
+use crate::attr::{Attr, FileType, Time};
+use crate::error::{Errno, Error, Result};
+use crate::fs::{Change, Fs, NewNode, Opened, Owner, RenameFlags, SetTime};
+use crate::io_mode::{Backing, Choice};
+
+/// Requests the kernel may have under way in the background (read-ahead).
+const BACKGROUND_MAX: u16 = 64;
+
+/// The largest write or read in one request: the kernel's default limit of 256 pages.
+const REQUEST_BYTES_MAX: u32 = 1 << 20;
+
+/// How the mount behaves towards the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Behaviour {
+    /// Let the kernel read and write files itself where it can.
+    pub passthrough: bool,
+    /// How long the kernel may keep names and attributes.
+    pub timeout: Duration,
+    /// Let the kernel check and inherit POSIX ACLs.
+    pub acl: bool,
+}
+
+/// The adapter between the FUSE library and [`Fs`].
+pub(crate) struct Adapter {
+    fs: Arc<Fs>,
+    behaviour: Behaviour,
+    can_pass: AtomicBool,
+}
+
+impl Adapter {
+    pub(crate) fn new(fs: Arc<Fs>, behaviour: Behaviour) -> Self {
+        Self {
+            fs,
+            behaviour,
+            can_pass: AtomicBool::new(false),
+        }
+    }
+
+    fn negotiate(&self, config: &mut KernelConfig) {
+        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_DONT_MASK
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_NO_EXPORT_SUPPORT;
+        if self.behaviour.acl {
+            wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        for flag in wanted.iter() {
+            if let Err(missing) = config.add_capabilities(flag) {
+                tracing::debug!(?missing, "the kernel does not offer a FUSE feature");
+            }
+        }
+        let _ = config.set_max_write(REQUEST_BYTES_MAX);
+        let _ = config.set_max_background(BACKGROUND_MAX);
+        if self.behaviour.passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+            let _ = config.set_max_stack_depth(1);
+            self.can_pass.store(true, Ordering::Relaxed);
+        }
+        tracing::debug!(abi = %config.kernel_abi(), passthrough = self.can_pass.load(Ordering::Relaxed), "negotiated");
+    }
+
+    /// Chooses the I/O mode of a file just opened. `register` makes a backing of a descriptor.
+    fn choose_mode(
+        &self,
+        opened: &Opened,
+        register: impl FnOnce() -> io::Result<BackingId>,
+    ) -> Result<(FopenFlags, Option<Arc<dyn Backing>>)> {
+        let node = self.fs.node_of(opened.handle)?;
+        let mut wish = opened.wish;
+        wish.can_pass = self.can_pass.load(Ordering::Relaxed);
+        let mut io = node.io.lock();
+        let choice = match io.choose(wish) {
+            Choice::Register => match register() {
+                Ok(backing) => {
+                    let backing: Arc<dyn Backing> = Arc::new(backing);
+                    io.passing(wish.side, Arc::clone(&backing));
+                    Choice::PassTo(backing)
+                }
+                Err(error) => {
+                    self.note_refusal(&error);
+                    io.cached()
+                }
+            },
+            choice => choice,
+        };
+        drop(io);
+        match choice {
+            Choice::Cached { keep } => {
+                let keep = if keep {
+                    FopenFlags::FOPEN_KEEP_CACHE
+                } else {
+                    FopenFlags::empty()
+                };
+                Ok((keep | FopenFlags::FOPEN_NOFLUSH, None))
+            }
+            Choice::PassTo(backing) => Ok((
+                FopenFlags::FOPEN_PASSTHROUGH | FopenFlags::FOPEN_NOFLUSH,
+                Some(backing),
+            )),
+            Choice::Stale | Choice::Register => {
+                self.fs.leave_behind(&node);
+                Err(Error::Stale)
+            }
+        }
+    }
+
+    /// A refusal for lack of rights holds for the whole mount; one for a file (its file system is itself stacked)
+    /// for that file.
+    fn note_refusal(&self, error: &io::Error) {
+        tracing::debug!(%error, "a file cannot be passed through");
+        if matches!(
+            error.raw_os_error(),
+            Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOTTY)
+        ) {
+            self.can_pass.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn ttl(&self) -> Duration {
+        self.behaviour.timeout
+    }
+
+    fn reply_entry(&self, result: Result<crate::fs::Entry>, reply: ReplyEntry) {
+        match result {
+            Ok(entry) => reply.entry(&self.ttl(), &file_attr(&entry.attr), Generation(0)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn make(&self, parent: INodeNo, name: &OsStr, new: NewNode<'_>, owner: Owner, reply: ReplyEntry) {
+        self.reply_entry(
+            self.fs.make(parent.0, name, new, owner).map(|(entry, _)| entry),
+            reply,
+        );
+    }
+}
+
+thread_local! {
+    /// Each server thread reads into one buffer that it keeps.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.negotiate(config);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.fs.lookup(parent.0, name) {
+            // An entry without a node tells the kernel to remember the absence.
+            Err(Error::NotFound) => reply.entry(&self.ttl(), &absent(), Generation(0)),
+            result => self.reply_entry(result, reply),
+        }
+    }
+
+    fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
+        self.fs.forget(node.0, count);
+    }
+
+    fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        match self.fs.attr(node.0) {
+            Ok(attr) => reply.attr(&self.ttl(), &file_attr(&attr)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            size_bytes: size,
+            atime: set_time(atime),
+            mtime: set_time(mtime),
+        };
+        match self.fs.change(node.0, &change) {
+            Ok(attr) => reply.attr(&self.ttl(), &file_attr(&attr)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        match self.fs.read_link(node.0) {
+            Ok(target) => reply.data(target.as_encoded_bytes()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let new = match FileType::from_mode(mode) {
+            FileType::Regular => NewNode::File,
+            _ => NewNode::Special {
+                kind: mode & libc::S_IFMT,
+                rdev: u64::from(rdev),
+            },
+        };
+        self.make(parent, name, new, owner(request, mode, umask), reply);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.make(
+            parent,
+            name,
+            NewNode::Directory,
+            owner(request, mode, umask),
+            reply,
+        );
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(self.fs.unlink(parent.0, name), reply);
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(self.fs.rmdir(parent.0, name), reply);
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.make(
+            parent,
+            name,
+            NewNode::Symlink(target.as_os_str()),
+            owner(request, 0o777, 0),
+            reply,
+        );
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: fuser::RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = match flags.bits() {
+            0 => RenameFlags::Replace,
+            libc::RENAME_NOREPLACE => RenameFlags::NoReplace,
+            libc::RENAME_EXCHANGE => RenameFlags::Exchange,
+            _ => return reply.error(fuser::Errno::EINVAL),
+        };
+        answer(
+            self.fs.rename(parent.0, name, new_parent.0, new_name, flags),
+            reply,
+        );
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.reply_entry(self.fs.link(node.0, new_parent.0, new_name), reply);
+    }
+
+    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let opened = match self
+            .fs
+            .open_file(node.0, OFlags::from_bits_retain(flags.0.cast_unsigned()))
+        {
+            Ok(opened) => opened,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        match self.choose_mode(&opened, || reply.open_backing(&*opened.file)) {
+            Ok((flags, backing)) => match backing_id(backing.as_ref()) {
+                Some(backing) => reply.opened_passthrough(FileHandle(opened.handle), flags, backing),
+                None => reply.opened(FileHandle(opened.handle), flags),
+            },
+            Err(error) => {
+                self.fs.release(opened.handle);
+                reply.error(errno(&error));
+            }
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let made = self
+            .fs
+            .make(parent.0, name, NewNode::File, owner(request, mode, umask))
+            .and_then(|(entry, file)| {
+                let file = file.ok_or(Error::Damaged("a new file was not opened"))?;
+                Ok((entry, self.fs.open_new(entry.node, file)?))
+            });
+        let (entry, opened) = match made {
+            Ok(made) => made,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let attr = file_attr(&entry.attr);
+        let handle = FileHandle(opened.handle);
+        match self.choose_mode(&opened, || reply.open_backing(&*opened.file)) {
+            Ok((flags, backing)) => match backing_id(backing.as_ref()) {
+                Some(backing) => {
+                    reply.created_passthrough(&self.ttl(), &attr, Generation(0), handle, flags, backing)
+                }
+                None => reply.created(&self.ttl(), &attr, Generation(0), handle, flags),
+            },
+            Err(error) => {
+                self.fs.release(opened.handle);
+                reply.error(errno(&error));
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            match self.fs.read(handle.0, &mut buffer[..size], offset) {
+                Ok(read) => reply.data(&buffer[..read]),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.fs.write(handle.0, data, offset) {
+            Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Ok(node) = self.fs.node_of(handle.0) {
+            let unused = node.io.lock().close();
+            drop(unused);
+        }
+        self.fs.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer(self.fs.sync(handle.0, datasync), reply);
+    }
+
+    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs.open_dir(node.0) {
+            Ok(handle) => reply.opened(
+                FileHandle(handle),
+                FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self.fs.read_dir(handle.0, offset, |name, next, ino, file_type| {
+            !reply.add(INodeNo(ino), next, fuser_type(file_type), name)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let ttl = self.ttl();
+        let listed = self.fs.read_dir_plus(handle.0, offset, |name, next, entry| {
+            !reply.add(
+                INodeNo(entry.node),
+                next,
+                name,
+                &ttl,
+                &file_attr(&entry.attr),
+                Generation(0),
+            )
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release_dir(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer(self.fs.sync_dir(handle.0), reply);
+    }
+
+    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        match self.fs.space() {
+            Ok(space) => reply.statfs(
+                space.blocks,
+                space.blocks_free,
+                space.blocks_available,
+                space.files,
+                space.files_free,
+                clamp(space.block_bytes),
+                clamp(space.name_bytes_max),
+                clamp(space.fragment_bytes),
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            self.fs.set_xattr(node.0, name, value, flags.cast_unsigned()),
+            reply,
+        );
+    }
+
+    fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(self.fs.xattr(node.0, name), size, reply);
+    }
+
+    fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.fs.xattr_names(node.0).map(|names| {
+            let mut joined = Vec::new();
+            for name in names {
+                joined.extend_from_slice(name.as_encoded_bytes());
+                joined.push(0);
+            }
+            joined
+        });
+        reply_xattr(names, size, reply);
+    }
+
+    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(self.fs.remove_xattr(node.0, name), reply);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            self.fs.allocate(handle.0, mode.cast_unsigned(), offset, length),
+            reply,
+        );
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = u64::try_from(offset)
+            .map_err(|_| Error::Invalid("negative offset"))
+            .and_then(|offset| self.fs.seek(handle.0, offset, whence));
+        match found {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _node_in: INodeNo,
+        handle_in: FileHandle,
+        offset_in: u64,
+        _node_out: INodeNo,
+        handle_out: FileHandle,
+        offset_out: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        match self
+            .fs
+            .copy_range((handle_in.0, offset_in), (handle_out.0, offset_out), length)
+        {
+            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+}
+
+fn backing_id(backing: Option<&Arc<dyn Backing>>) -> Option<&BackingId> {
+    let backing: &dyn std::any::Any = backing?.as_ref();
+    backing.downcast_ref()
+}
+
+/// The number for the kernel; what no program should ever see the cause of is logged.
+fn errno(error: &Error) -> fuser::Errno {
+    let number = error.errno();
+    if matches!(number, Errno::IO | Errno::BADF) {
+        tracing::error!(%error, "request failed");
+    } else {
+        tracing::trace!(%error, "request refused");
+    }
+    fuser::Errno::from_i32(number.raw_os_error())
+}
+
+fn answer(result: Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Answers with the length when the caller only asks for it, with the value when it fits.
+fn reply_xattr(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match result {
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn owner(request: &Request, mode: u32, umask: u32) -> Owner {
+    Owner {
+        uid: request.uid(),
+        gid: request.gid(),
+        mode: mode & 0o7777,
+        umask,
+    }
+}
+
+fn clamp(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+fn fuser_type(file_type: FileType) -> fuser::FileType {
+    match file_type {
+        FileType::Regular => fuser::FileType::RegularFile,
+        FileType::Directory => fuser::FileType::Directory,
+        FileType::Symlink => fuser::FileType::Symlink,
+        FileType::CharDevice => fuser::FileType::CharDevice,
+        FileType::BlockDevice => fuser::FileType::BlockDevice,
+        FileType::Fifo => fuser::FileType::NamedPipe,
+        FileType::Socket => fuser::FileType::Socket,
+    }
+}
+
+fn system_time(time: Time) -> SystemTime {
+    let nanos = Duration::from_nanos(u64::from(time.nanos));
+    let seconds = Duration::from_secs(time.secs.unsigned_abs());
+    if time.secs < 0 {
+        SystemTime::UNIX_EPOCH - seconds + nanos
+    } else {
+        SystemTime::UNIX_EPOCH + seconds + nanos
+    }
+}
+
+fn set_time(time: Option<TimeOrNow>) -> SetTime {
+    match time {
+        None => SetTime::Keep,
+        Some(TimeOrNow::Now) => SetTime::Now,
+        Some(TimeOrNow::SpecificTime(time)) => SetTime::At(from_system_time(time)),
+    }
+}
+
+fn from_system_time(time: SystemTime) -> Time {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => Time {
+            secs: after.as_secs().cast_signed(),
+            nanos: after.subsec_nanos(),
+        },
+        Err(before) => {
+            let before = before.duration();
+            // Seconds count down from the epoch, nanoseconds always up.
+            let borrow = i64::from(before.subsec_nanos() > 0);
+            let nanos = (1_000_000_000 - before.subsec_nanos()) % 1_000_000_000;
+            Time {
+                secs: -before.as_secs().cast_signed() - borrow,
+                nanos,
+            }
+        }
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size_bytes,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: fuser_type(attr.file_type()),
+        perm: u16::try_from(attr.permissions()).unwrap_or(0),
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        // The kernel packs device numbers into 32 bits the way makedev(3) lays out the low half.
+        rdev: (attr.rdev & u64::from(u32::MAX)) as u32,
+        blksize: attr.block_size,
+        flags: 0,
+    }
+}
+
+/// The answer "no such name, and you may remember that".
+fn absent() -> FileAttr {
+    let epoch = SystemTime::UNIX_EPOCH;
+    FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: epoch,
+        mtime: epoch,
+        ctime: epoch,
+        crtime: epoch,
+        kind: fuser::FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive_both_ways_also_before_1970() {
+        for time in [
+            Time { secs: 0, nanos: 0 },
+            Time {
+                secs: 1_700_000_000,
+                nanos: 999_999_999,
+            },
+            Time { secs: -1, nanos: 1 },
+            Time {
+                secs: -86_400,
+                nanos: 0,
+            },
+            Time {
+                secs: -1,
+                nanos: 999_999_999,
+            },
+        ] {
+            assert_eq!(from_system_time(system_time(time)), time);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! A mount from its beginning to its end.
+//!
+//! The file system is mounted by ourselves where the rights allow it (root, also of a user namespace), else by
+//! `fusermount3`. The session ends when the mount is taken away, by whomever, or when a signal asks for it.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::mount::MsFlags;
+use nix::sys::signal::{SigSet, Signal};
+use rustix::io::Errno;
+
+use super::Adapter;
+use super::options::{MountFlags, MountOptions};
+use crate::error::SetupError;
+use crate::fs::Fs;
+use crate::sys::mount::{self, FuseMount};
+
+/// Threads by default: enough that one slow request does not hold up the rest.
+const THREADS_MIN: usize = 2;
+const THREADS_DEFAULT_MAX: usize = 8;
+
+/// A mounted file system, about to be served.
+pub struct Session {
+    inner: fuser::Session<Adapter>,
+    mountpoint: PathBuf,
+}
+
+impl Session {
+    /// Opens the layers, mounts, and shakes hands with the kernel.
+    ///
+    /// # Errors
+    /// [`SetupError`] with what to do about it; nothing stays mounted then.
+    pub fn mount(options: &MountOptions, mountpoint: &Path) -> Result<Self, SetupError> {
+        check_mountpoint(mountpoint)?;
+        let fs = Arc::new(Fs::open(&options.layout, options.ids.clone())?);
+        // Permission bits of new files are decided by the caller's mask, which comes with each request.
+        rustix::process::umask(rustix::fs::Mode::empty());
+        let adapter = Adapter::new(fs, options.behaviour);
+        let mountpoint = mountpoint.canonicalize().map_err(|source| SetupError::Io {
+            doing: "resolve the mount point",
+            source,
+        })?;
+        let inner = match mount_directly(options, &mountpoint) {
+            Ok(device) => {
+                let session =
+                    fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config(options));
+                session.map_err(|source| {
+                    let _ = mount::detach(&mountpoint);
+                    SetupError::Io {
+                        doing: "shake hands with the kernel",
+                        source,
+                    }
+                })?
+            }
+            Err(SetupError::Mount {
+                source: Errno::PERM, ..
+            }) if fusermount_is_there() => fuser::Session::new(adapter, &mountpoint, &config(options))
+                .map_err(|source| SetupError::Io {
+                    doing: "mount by fusermount3",
+                    source,
+                })?,
+            Err(error) => return Err(error),
+        };
+        Ok(Self { inner, mountpoint })
+    }
+
+    /// Serves until the file system is unmounted. SIGTERM, SIGINT and SIGHUP unmount it.
+    ///
+    /// # Errors
+    /// When the FUSE device fails.
+    pub fn serve(self, ready: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            signals.add(signal);
+        }
+        signals.thread_block()?;
+        let mountpoint = self.mountpoint.clone();
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || watch(&signals, &mountpoint))?;
+        ready()?;
+        self.inner.run()
+    }
+}
+
+/// Waits for a signal and takes the mount away, if the mount point still carries ours.
+fn watch(signals: &SigSet, mountpoint: &Path) {
+    // Known once the loop answers; the device number of our mount tells it from a later one at the same place.
+    let ours = std::fs::symlink_metadata(mountpoint)
+        .map(|found| found.dev())
+        .ok();
+    loop {
+        if signals.wait().is_err() {
+            continue;
+        }
+        let there = std::fs::symlink_metadata(mountpoint)
+            .map(|found| found.dev())
+            .ok();
+        if ours.is_some() && ours == there {
+            if let Err(error) = mount::detach(mountpoint) {
+                tracing::error!(mountpoint = %mountpoint.display(), %error, "cannot unmount");
+                continue;
+            }
+        }
+        return;
+    }
+}
+
+fn config(options: &MountOptions) -> fuser::Config {
+    let processors = std::thread::available_parallelism().map_or(THREADS_MIN, std::num::NonZero::get);
+    let threads = options
+        .threads
+        .unwrap_or(processors.clamp(THREADS_MIN, THREADS_DEFAULT_MAX));
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(threads);
+    config.clone_fd = threads > 1;
+    config.acl = if options.allow_other {
+        fuser::SessionACL::All
+    } else {
+        fuser::SessionACL::Owner
+    };
+    // Only for fusermount3: a mount of our own passes flags to mount(2).
+    config.mount_options = vec![
+        fuser::MountOption::FSName(options.source.clone()),
+        fuser::MountOption::Subtype("shale-ufs".to_owned()),
+        fuser::MountOption::DefaultPermissions,
+        if options.flags.read_only {
+            fuser::MountOption::RO
+        } else {
+            fuser::MountOption::RW
+        },
+    ];
+    config
+}
+
+fn mount_directly(options: &MountOptions, mountpoint: &Path) -> Result<std::os::fd::OwnedFd, SetupError> {
+    let device = mount::open_device().map_err(|source| SetupError::Device { source })?;
+    let request = FuseMount {
+        source: &options.source,
+        allow_other: options.allow_other,
+        flags: ms_flags(options.flags),
+    };
+    mount::mount_fuse(&device, mountpoint, &request).map_err(|source| SetupError::Mount {
+        path: mountpoint.to_path_buf(),
+        source,
+    })?;
+    Ok(device)
+}
+
+fn ms_flags(flags: MountFlags) -> MsFlags {
+    let mut ms = MsFlags::empty();
+    for (set, flag) in [
+        (flags.read_only, MsFlags::MS_RDONLY),
+        (!flags.dev, MsFlags::MS_NODEV),
+        (!flags.suid, MsFlags::MS_NOSUID),
+        (!flags.exec, MsFlags::MS_NOEXEC),
+        (!flags.atime, MsFlags::MS_NOATIME),
+    ] {
+        if set {
+            ms |= flag;
+        }
+    }
+    ms
+}
+
+fn check_mountpoint(path: &Path) -> Result<(), SetupError> {
+    let open = |source| SetupError::Open {
+        role: "mountpoint",
+        path: path.to_path_buf(),
+        source,
+    };
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(open(Errno::NOTDIR)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            Err(SetupError::DeadMount(path.to_path_buf()))
+        }
+        Err(error) => Err(open(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
+    }
+}
+
+fn fusermount_is_there() -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|dir| dir.join("fusermount3").exists())
+}

@@ -1,0 +1,315 @@
+//! A layer that is an unpacked directory.
+//!
+//! Whiteouts are read in every form that is met on disks: the character device 0:0, the tar's `.wh.` names (older
+//! rootless tools), and empty files marked `overlay.whiteout` in a directory marked `opaque=x` (kernel 6.7).
+//! What is mounted inside the directory does not belong to the layer: where the kernel lets us, the layer is read
+//! through a detached copy of its one mount; elsewhere a mounted directory shows as an empty one.
+
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::marks::{MarkSpace, Marks};
+use super::whiteout::{self, Marker};
+use super::{Content, Found, Layer, LayerEntry, LayerNode, Space};
+use crate::attr::{Attr, FileType};
+use crate::error::{Doing, Error, Result};
+use crate::sys::{self, XattrOf};
+
+/// Directories of one layer kept open, so that a name costs one system call and not a walk.
+const OPEN_DIRECTORIES_MAX: usize = 256;
+
+/// An unpacked directory as a layer.
+pub struct DirectoryLayer {
+    path: PathBuf,
+    root: Arc<OwnedFd>,
+    root_attr: Attr,
+    space: MarkSpace,
+    /// Whether anything lies below: the bottom layer's whiteouts hide nothing, so they are not looked for.
+    bottom: bool,
+    open_dirs: Mutex<LruCache<Arc<OsStr>, Arc<OwnedFd>>>,
+    links: OnceLock<LinkTable>,
+}
+
+/// Files with several names: by inode number, then every place.
+type LinkTable = std::collections::HashMap<u64, Vec<LayerNode>>;
+
+impl DirectoryLayer {
+    /// Opens the directory at `path`. `bottom`: no layer lies below this one.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is no directory.
+    pub fn open(path: &Path, space: MarkSpace, bottom: bool) -> std::result::Result<Self, Errno> {
+        let root = sys::mount::open_detached(path)?;
+        if !sys::mount::protect(&root) {
+            tracing::debug!(path = %path.display(), "layer is opened without a read-only mount of its own");
+        }
+        let root_attr = sys::stat_fd(&root)?;
+        if !root_attr.is_dir() {
+            return Err(Errno::NOTDIR);
+        }
+        let capacity = NonZeroUsize::new(OPEN_DIRECTORIES_MAX).unwrap_or(NonZeroUsize::MIN);
+        Ok(Self {
+            path: path.to_path_buf(),
+            root: Arc::new(root),
+            root_attr,
+            space,
+            bottom,
+            open_dirs: Mutex::new(LruCache::new(capacity)),
+            links: OnceLock::new(),
+        })
+    }
+
+    /// An `O_PATH` descriptor of a directory.
+    fn dir(&self, path: &OsStr) -> Result<Arc<OwnedFd>> {
+        if path.is_empty() {
+            return Ok(Arc::clone(&self.root));
+        }
+        if let Some(dir) = self.open_dirs.lock().get(path) {
+            return Ok(Arc::clone(dir));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let dir = Arc::new(sys::open_beneath(&self.root, path, flags).doing("open directory of layer")?);
+        self.open_dirs.lock().put(Arc::from(path), Arc::clone(&dir));
+        Ok(dir)
+    }
+
+    /// The directory that holds `node`, and its name there. The root has none.
+    fn place<'a>(&self, node: &'a LayerNode) -> Result<Option<(Arc<OwnedFd>, &'a OsStr)>> {
+        if node.path.is_empty() {
+            return Ok(None);
+        }
+        let bytes = node.path.as_bytes();
+        let (dir, name) = match bytes.iter().rposition(|&byte| byte == b'/') {
+            Some(slash) => (&bytes[..slash], &bytes[slash + 1..]),
+            None => (&[][..], bytes),
+        };
+        Ok(Some((self.dir(OsStr::from_bytes(dir))?, OsStr::from_bytes(name))))
+    }
+
+    /// Runs `act` on the way to name `node` in an extended attribute call.
+    fn with_xattr_of<T>(&self, node: &LayerNode, act: impl Fn(XattrOf<'_>) -> Result<T>) -> Result<T> {
+        match self.place(node)? {
+            Some((dir, name)) => act(XattrOf::Entry(dir.as_fd(), name)),
+            None => act(XattrOf::Fd(self.root.as_fd())),
+        }
+    }
+
+    /// Whether an empty regular file is a whiteout by mark.
+    fn is_marked_whiteout(&self, dir: &OwnedFd, name: &OsStr, attr: &Attr) -> Result<bool> {
+        if self.bottom || attr.file_type() != FileType::Regular || attr.size_bytes != 0 {
+            return Ok(false);
+        }
+        let mark = self.space.name("whiteout");
+        Ok(sys::xattr(XattrOf::Entry(dir.as_fd(), name), &mark)
+            .doing("read whiteout mark")?
+            .is_some())
+    }
+
+    fn has_tar_whiteout(&self, dir: &OwnedFd, name: &OsStr) -> Result<bool> {
+        if self.bottom || name.len() + whiteout::PREFIX.len() > 255 {
+            return Ok(false);
+        }
+        match sys::stat_at(dir, &whiteout::tar_name(name)) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error).doing("look for a whiteout"),
+        }
+    }
+
+    /// Walks the whole layer once for files with several names.
+    fn link_table(&self) -> Result<&LinkTable> {
+        if let Some(table) = self.links.get() {
+            return Ok(table);
+        }
+        let mut table = LinkTable::new();
+        let mut pending = vec![LayerNode::root()];
+        while let Some(dir) = pending.pop() {
+            let fd = self.dir(&dir.path)?;
+            for entry in self.read_dir(&dir)? {
+                match entry.file_type {
+                    None => {}
+                    Some(FileType::Directory) => pending.push(dir.child(&entry.name)),
+                    Some(_) => {
+                        let attr = sys::stat_at(&fd, &entry.name).doing("look for hard links")?;
+                        if attr.nlink > 1 {
+                            table.entry(attr.ino).or_default().push(dir.child(&entry.name));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(self.links.get_or_init(|| table))
+    }
+
+    /// A directory that something else is mounted on is empty as far as this layer goes.
+    fn is_foreign(&self, attr: &Attr) -> bool {
+        attr.mount_root && attr.is_dir()
+    }
+}
+
+impl Layer for DirectoryLayer {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn root_attr(&self) -> Result<Attr> {
+        Ok(self.root_attr)
+    }
+
+    fn lookup(&self, dir: &LayerNode, name: &OsStr) -> Result<Found> {
+        let fd = self.dir(&dir.path)?;
+        let attr = match sys::stat_at(&fd, name) {
+            Ok(attr) => attr,
+            Err(Errno::NOENT) if self.has_tar_whiteout(&fd, name)? => return Ok(Found::Whiteout),
+            Err(Errno::NOENT) => return Ok(Found::Absent),
+            Err(error) => return Err(error).doing("look up in layer"),
+        };
+        // A marker of the tar's form is never a file of its own.
+        if !self.bottom && whiteout::parse_tar_name(name).is_some() {
+            return Ok(Found::Absent);
+        }
+        if whiteout::is_device(attr.mode, attr.rdev) || self.is_marked_whiteout(&fd, name, &attr)? {
+            return Ok(Found::Whiteout);
+        }
+        Ok(Found::Entry(dir.child(name), attr))
+    }
+
+    fn read_dir(&self, dir: &LayerNode) -> Result<Vec<LayerEntry>> {
+        let fd = self.dir(&dir.path)?;
+        if !dir.path.is_empty() && self.is_foreign(&sys::stat_fd(&fd).doing("read directory of layer")?) {
+            return Ok(Vec::new());
+        }
+        let open = sys::open_at(&fd, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY);
+        let raw = sys::list(open.doing("open directory of layer")?).doing("list directory of layer")?;
+        let marked = self.may_hold_marked_whiteouts(dir)?;
+        let mut entries = Vec::with_capacity(raw.len());
+        let mut gone = Vec::new();
+        for sys::RawEntry { name, file_type } in raw {
+            if !self.bottom {
+                match whiteout::parse_tar_name(&name) {
+                    Some(Marker::Whiteout(hidden)) => {
+                        gone.push(LayerEntry {
+                            name: hidden.to_os_string(),
+                            file_type: None,
+                        });
+                        continue;
+                    }
+                    Some(_) => continue,
+                    None => {}
+                }
+            }
+            let certain = match file_type {
+                Some(FileType::CharDevice) | None => false,
+                Some(FileType::Regular) => !marked,
+                Some(_) => true,
+            };
+            let file_type = if certain {
+                file_type
+            } else {
+                self.true_type(&fd, &name)?
+            };
+            entries.push(LayerEntry { name, file_type });
+        }
+        // `.wh.x` beside `x` hides the layers below, not `x` itself.
+        gone.retain(|hidden| entries.iter().all(|entry| entry.name != hidden.name));
+        entries.append(&mut gone);
+        Ok(entries)
+    }
+
+    fn attr(&self, node: &LayerNode) -> Result<Attr> {
+        match self.place(node)? {
+            Some((dir, name)) => sys::stat_at(&dir, name).doing("read attributes in layer"),
+            None => Ok(self.root_attr),
+        }
+    }
+
+    fn read_link(&self, node: &LayerNode) -> Result<OsString> {
+        let (dir, name) = self
+            .place(node)?
+            .ok_or(Error::Invalid("the root is no symbolic link"))?;
+        sys::read_link_at(&dir, name).doing("read symbolic link in layer")
+    }
+
+    fn xattr(&self, node: &LayerNode, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        self.with_xattr_of(node, |of| {
+            sys::xattr(of, name).doing("read extended attribute in layer")
+        })
+    }
+
+    fn xattr_names(&self, node: &LayerNode) -> Result<Vec<OsString>> {
+        self.with_xattr_of(node, |of| {
+            sys::xattr_names(of).doing("list extended attributes in layer")
+        })
+    }
+
+    fn marks(&self, node: &LayerNode, attr: &Attr) -> Result<Marks> {
+        match attr.file_type() {
+            FileType::Directory if self.bottom => Ok(Marks::default()),
+            FileType::Directory => {
+                let mut marks = self.space.directory_marks(|name| self.xattr(node, name))?;
+                let opaque_file = || {
+                    sys::stat_at(self.dir(&node.path)?.as_fd(), OsStr::new(whiteout::OPAQUE_NAME))
+                        .doing("look for an opaque marker")
+                };
+                marks.opaque = marks.opaque || !matches!(opaque_file(), Err(Error::NotFound));
+                Ok(marks)
+            }
+            // A copy of metadata alone holds fewer blocks than its length needs.
+            FileType::Regular if !self.bottom && attr.blocks * 512 < attr.size_bytes => {
+                self.space.file_marks(|name| self.xattr(node, name))
+            }
+            _ => Ok(Marks::default()),
+        }
+    }
+
+    fn content(&self, node: &LayerNode) -> Result<Content> {
+        let (dir, name) = self.place(node)?.ok_or(Error::IsDirectory)?;
+        sys::open_at(&dir, name, OFlags::RDONLY)
+            .map(Content::File)
+            .doing("open file of layer")
+    }
+
+    fn space(&self) -> Result<Space> {
+        sys::space(&self.root).doing("read space of layer")
+    }
+
+    fn hard_links(&self, node: &LayerNode, attr: &Attr) -> Result<Vec<LayerNode>> {
+        let places = self.link_table()?.get(&attr.ino).cloned().unwrap_or_default();
+        // A table made while the layer's own tree hides a name must still answer for the one that was asked.
+        Ok(if places.contains(node) {
+            places
+        } else {
+            vec![node.clone()]
+        })
+    }
+}
+
+impl DirectoryLayer {
+    fn may_hold_marked_whiteouts(&self, dir: &LayerNode) -> Result<bool> {
+        if self.bottom {
+            return Ok(false);
+        }
+        Ok(self
+            .xattr(dir, &self.space.name("opaque"))?
+            .is_some_and(|value| value == b"x"))
+    }
+
+    /// The type of an entry that the listing left open; `None` for a whiteout.
+    fn true_type(&self, dir: &OwnedFd, name: &OsStr) -> Result<Option<FileType>> {
+        let attr = match sys::stat_at(dir, name) {
+            Ok(attr) => attr,
+            Err(error) => return Err(error).doing("read attributes in layer"),
+        };
+        let gone = whiteout::is_device(attr.mode, attr.rdev) || self.is_marked_whiteout(dir, name, &attr)?;
+        Ok((!gone).then(|| attr.file_type()))
+    }
+}

@@ -1,0 +1,349 @@
+//! The merged tree: read-only layers below, at most one writable layer above.
+//!
+//! [`Union`] finds files and gives them their identity. What programs do with files is in [`crate::fs`].
+
+pub(crate) mod inode;
+pub(crate) mod number;
+pub(crate) mod readdir;
+pub(crate) mod resolve;
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use crate::attr::{Attr, FileType};
+use crate::error::{Doing, Error, Result, SetupError};
+use crate::layer::directory::DirectoryLayer;
+use crate::layer::marks::{MarkSpace, Marks};
+use crate::layer::{Layer, LayerNode, whiteout};
+use crate::sys::{self, XattrOf};
+use crate::upper::{self, Upper, UpperOptions};
+use inode::{Inode, Node, Nodes, State};
+use number::Numbers;
+
+/// A place in one of the lower layers.
+#[derive(Debug, Clone)]
+pub(crate) struct LowerRef {
+    /// Index of the layer, the topmost being 0.
+    pub(crate) layer: usize,
+    pub(crate) node: LayerNode,
+}
+
+/// What to mount.
+#[derive(Debug, Clone, Default)]
+pub struct Layout {
+    /// The read-only directories, top first.
+    pub lowers: Vec<PathBuf>,
+    /// The writable directory and its work directory; `None`: read-only.
+    pub upper: Option<(PathBuf, PathBuf)>,
+    /// How the upper is written.
+    pub options: UpperOptions,
+}
+
+/// A file found by name.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) attr: Attr,
+    /// In the upper: its number there.
+    pub(crate) upper: Option<u64>,
+    pub(crate) metadata_only: bool,
+    pub(crate) lowers: Vec<LowerRef>,
+    pub(crate) ino: u64,
+}
+
+/// Layers, upper and identities of one merged tree.
+pub(crate) struct Union {
+    pub(crate) layers: Vec<Arc<dyn Layer>>,
+    pub(crate) upper: Option<Upper>,
+    pub(crate) space: MarkSpace,
+    pub(crate) numbers: Numbers,
+    pub(crate) nodes: Nodes,
+    pub(crate) root: Arc<Inode>,
+}
+
+impl Union {
+    /// Opens all directories of a layout.
+    pub(crate) fn open(layout: &Layout) -> std::result::Result<Self, SetupError> {
+        if layout.lowers.is_empty() && layout.upper.is_none() {
+            return Err(SetupError::NoLayers);
+        }
+        if layout.lowers.len() > number::LAYERS_MAX {
+            let why = format!(
+                "{} layers, at most {} are possible",
+                layout.lowers.len(),
+                number::LAYERS_MAX
+            );
+            return Err(SetupError::Option {
+                name: "lowerdir".to_owned(),
+                why,
+            });
+        }
+        let upper = match &layout.upper {
+            Some((upper, work)) => Some(Upper::open(upper, work, layout.options)?),
+            None => None,
+        };
+        let space = upper.as_ref().map_or_else(
+            || upper::marks_of_readers(layout.options.user_marks),
+            |upper| upper.space,
+        );
+        let bottom = layout.lowers.len().saturating_sub(1);
+        let open = |(index, path): (usize, &PathBuf)| open_layer(path, space, index == bottom);
+        let layers = layout
+            .lowers
+            .iter()
+            .enumerate()
+            .map(open)
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        Self::assemble(layers, upper, space).map_err(|source| SetupError::Fs {
+            doing: "read the layers' roots",
+            source,
+        })
+    }
+
+    fn assemble(layers: Vec<Arc<dyn Layer>>, upper: Option<Upper>, space: MarkSpace) -> Result<Self> {
+        let devices = layers
+            .iter()
+            .map(|layer| Ok(layer.root_attr()?.dev))
+            .collect::<Result<Vec<_>>>()?;
+        let upper_device = upper.as_ref().map_or(0, |upper| upper.device);
+        let numbers = Numbers::new(devices, upper_device);
+        let upper_root = match &upper {
+            Some(upper) => Some(sys::stat_fd(&upper.root).doing("read the upper's root")?.ino),
+            None => None,
+        };
+        let lowers: Vec<LowerRef> = (0..layers.len())
+            .map(|layer| LowerRef {
+                layer,
+                node: LayerNode::root(),
+            })
+            .collect();
+        let state = State {
+            upper: upper_root,
+            lowers: lowers.into(),
+            ..State::default()
+        };
+        let root = Arc::new(Inode::new(inode::ROOT, FileType::Directory, state));
+        let nodes = Nodes::new(Arc::clone(&root));
+        Ok(Self {
+            layers,
+            upper,
+            space,
+            numbers,
+            nodes,
+            root,
+        })
+    }
+
+    /// The upper, for an operation that writes.
+    pub(crate) fn writable(&self) -> Result<&Upper> {
+        self.upper.as_ref().ok_or(Error::ReadOnly)
+    }
+
+    /// The directory in the upper, if it is there.
+    pub(crate) fn upper_dir(&self, dir: &Inode) -> Result<Option<Arc<OwnedFd>>> {
+        match &self.upper {
+            Some(upper) => upper.dir(dir),
+            None => Ok(None),
+        }
+    }
+
+    /// Finds `name` in the merged directory `dir`.
+    pub(crate) fn resolve(&self, dir: &Inode, name: &OsStr) -> Result<Option<Resolved>> {
+        let lowers = dir.lowers();
+        let upper_dir = self.upper_dir(dir)?;
+        if let (Some(upper), Some(fd)) = (&self.upper, &upper_dir) {
+            match sys::stat_at(fd, name) {
+                Ok(attr) if whiteout::is_device(attr.mode, attr.rdev) => return Ok(None),
+                Ok(attr) => return self.resolve_upper(upper, fd, name, attr, &lowers).map(Some),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(error).doing("look up in upper"),
+            }
+        }
+        Ok(self
+            .resolve_lower(&lowers, name)?
+            .map(|places| self.from_places(&places)))
+    }
+
+    fn resolve_upper(
+        &self,
+        upper: &Upper,
+        fd: &OwnedFd,
+        name: &OsStr,
+        attr: Attr,
+        lowers: &[LowerRef],
+    ) -> Result<Resolved> {
+        let marks = if lowers.is_empty() && self.layers.is_empty() {
+            Marks::default()
+        } else {
+            upper.marks(fd, name, &attr)?
+        };
+        let below = match attr.file_type() {
+            FileType::Directory if marks.opaque => Vec::new(),
+            FileType::Directory => resolve::below_upper(&self.layers, lowers, name, &marks)?,
+            FileType::Regular if marks.metacopy => resolve::below_upper(&self.layers, lowers, name, &marks)?,
+            _ => Vec::new(),
+        };
+        let ino = match self.nodes.copied_up(attr.ino) {
+            Some(known) => known.ino,
+            None => match upper.noted_number(fd, name)? {
+                Some(noted) => noted,
+                None => self.numbers.of_upper(attr.dev, attr.ino),
+            },
+        };
+        Ok(Resolved {
+            attr,
+            upper: Some(attr.ino),
+            metadata_only: marks.metacopy,
+            lowers: below.into_iter().map(|(place, _)| place).collect(),
+            ino,
+        })
+    }
+
+    pub(crate) fn resolve_lower(&self, lowers: &[LowerRef], name: &OsStr) -> Result<Option<resolve::Places>> {
+        let places = resolve::by_name(&self.layers, lowers, name)?;
+        Ok((!places.is_empty()).then_some(places))
+    }
+
+    fn from_places(&self, places: &resolve::Places) -> Resolved {
+        let (top, attr) = &places[0];
+        Resolved {
+            attr: *attr,
+            upper: None,
+            metadata_only: false,
+            lowers: places.iter().map(|(place, _)| place.clone()).collect(),
+            ino: self.numbers.of_lower(top.layer, attr.dev, attr.ino),
+        }
+    }
+
+    /// The node of a file found as `name` in `parent`, held once for the answer that will name it.
+    pub(crate) fn adopt(&self, parent: &Arc<Inode>, name: &OsStr, found: Resolved) -> Arc<Node> {
+        let copied_up = found.upper.filter(|upper| found.ino != *upper);
+        let state = State {
+            upper: found.upper,
+            metadata_only: found.metadata_only,
+            lowers: found.lowers.into(),
+            ..State::default()
+        };
+        let node = self
+            .nodes
+            .hold(Inode::new(found.ino, found.attr.file_type(), state));
+        node.inode.add_link(parent, name);
+        if let Some(upper) = copied_up {
+            self.nodes.note_copied_up(upper, &node.inode);
+        }
+        node
+    }
+
+    /// Attributes as stored: in the upper, else in the topmost layer.
+    pub(crate) fn stored_attr(&self, inode: &Inode) -> Result<Attr> {
+        if let Some(upper) = &self.upper
+            && inode.in_upper()
+        {
+            let named = if inode.is_dir() {
+                upper.dir_of(inode)?
+            } else {
+                upper.name(inode)?
+            };
+            return sys::stat_fd(&named).doing("read attributes in upper");
+        }
+        let lowers = inode.lowers();
+        let top = lowers.first().ok_or(Error::Stale)?;
+        self.layers[top.layer].attr(&top.node)
+    }
+
+    /// Attributes as shown: with the union's number and link count.
+    pub(crate) fn shown_attr(&self, inode: &Inode, stored: Attr) -> Attr {
+        let mut attr = Attr {
+            ino: inode.ino,
+            dev: 0,
+            mount_root: false,
+            ..stored
+        };
+        if inode.is_dir() {
+            let state = inode.state.read();
+            // As overlayfs: a merged directory has link count 1, since nobody counts its subdirectories.
+            if state.upper.is_some() && !state.lowers.is_empty() || state.lowers.len() > 1 {
+                attr.nlink = 1;
+            }
+            if state.removed {
+                attr.nlink = 0;
+            }
+        } else if inode.state.read().metadata_only {
+            self.show_content_blocks(inode, &mut attr);
+        }
+        attr
+    }
+
+    /// A metadata-only copy shows the space that its content takes below.
+    fn show_content_blocks(&self, inode: &Inode, attr: &mut Attr) {
+        if let Some(content) = inode.lowers().last()
+            && let Ok(below) = self.layers[content.layer].attr(&content.node)
+        {
+            attr.blocks = below.blocks;
+        }
+    }
+
+    /// Reads one stored attribute of the visible file.
+    pub(crate) fn stored_xattr(&self, inode: &Inode, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        self.with_visible(
+            inode,
+            |fd| sys::xattr(XattrOf::Fd(fd), name).doing("read extended attribute"),
+            |layer, node| layer.xattr(node, name),
+        )
+    }
+
+    /// The names of all stored attributes of the visible file.
+    pub(crate) fn stored_xattr_names(&self, inode: &Inode) -> Result<Vec<OsString>> {
+        self.with_visible(
+            inode,
+            |fd| sys::xattr_names(XattrOf::Fd(fd)).doing("list extended attributes"),
+            |layer, node| layer.xattr_names(node),
+        )
+    }
+
+    /// The target of a symbolic link.
+    pub(crate) fn link_target(&self, inode: &Inode) -> Result<OsString> {
+        self.with_visible(
+            inode,
+            |fd| sys::read_link_at(fd, OsStr::new("")).doing("read symbolic link"),
+            |layer, node| layer.read_link(node),
+        )
+    }
+
+    fn with_visible<T>(
+        &self,
+        inode: &Inode,
+        upper_act: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T>,
+        lower_act: impl FnOnce(&dyn Layer, &LayerNode) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(upper) = &self.upper
+            && inode.in_upper()
+        {
+            let named = if inode.is_dir() {
+                upper.dir_of(inode)?
+            } else {
+                upper.name(inode)?
+            };
+            return upper_act(named.as_fd());
+        }
+        let lowers = inode.lowers();
+        let top = lowers.first().ok_or(Error::Stale)?;
+        lower_act(self.layers[top.layer].as_ref(), &top.node)
+    }
+}
+
+fn open_layer(
+    path: &Path,
+    space: MarkSpace,
+    bottom: bool,
+) -> std::result::Result<Arc<dyn Layer>, SetupError> {
+    let layer = DirectoryLayer::open(path, space, bottom).map_err(|source| SetupError::Open {
+        role: "lowerdir",
+        path: path.to_path_buf(),
+        source,
+    })?;
+    Ok(Arc::new(layer))
+}

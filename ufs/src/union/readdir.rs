@@ -1,0 +1,85 @@
+//! Listing a merged directory.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+
+use rustix::fs::OFlags;
+
+use super::Union;
+use super::inode::Inode;
+use crate::attr::FileType;
+use crate::error::{Doing, Result};
+use crate::layer::whiteout;
+use crate::sys;
+
+/// An entry of a merged directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Its name.
+    pub name: OsString,
+    /// Its type.
+    pub file_type: FileType,
+}
+
+impl Union {
+    /// All visible entries, each name once, in the order in which the layers list them, the upper first.
+    pub(crate) fn entries(&self, dir: &Inode) -> Result<Vec<DirEntry>> {
+        // What a name was first seen as; `None` hides it in the layers below.
+        let mut seen: HashMap<OsString, Option<FileType>> = HashMap::new();
+        let mut order = Vec::new();
+        let mut take = |name: OsString, file_type: Option<FileType>| {
+            if !seen.contains_key(&name) {
+                if file_type.is_some() {
+                    order.push(name.clone());
+                }
+                seen.insert(name, file_type);
+            }
+        };
+        for (name, file_type) in self.upper_entries(dir)? {
+            take(name, file_type);
+        }
+        for place in dir.lowers().iter() {
+            for entry in self.layers[place.layer].read_dir(&place.node)? {
+                take(entry.name, entry.file_type);
+            }
+        }
+        let entry = |name: OsString| {
+            let file_type = seen.get(&name).copied().flatten()?;
+            Some(DirEntry { name, file_type })
+        };
+        Ok(order.into_iter().filter_map(entry).collect())
+    }
+
+    /// What the upper lists: `None` for a whiteout.
+    fn upper_entries(&self, dir: &Inode) -> Result<Vec<(OsString, Option<FileType>)>> {
+        let Some(fd) = self.upper_dir(dir)? else {
+            return Ok(Vec::new());
+        };
+        let open = sys::open_at(&fd, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY);
+        let raw = sys::list(open.doing("open directory of upper")?).doing("list directory of upper")?;
+        let mut entries = Vec::with_capacity(raw.len());
+        for entry in raw {
+            let file_type = match entry.file_type {
+                Some(file_type) if file_type != FileType::CharDevice => Some(file_type),
+                _ => match sys::stat_at(&fd, &entry.name) {
+                    Ok(attr) if whiteout::is_device(attr.mode, attr.rdev) => None,
+                    Ok(attr) => Some(attr.file_type()),
+                    Err(rustix::io::Errno::NOENT) => continue,
+                    Err(error) => return Err(error).doing("read attributes in upper"),
+                },
+            };
+            entries.push((entry.name, file_type));
+        }
+        Ok(entries)
+    }
+
+    /// The names of whiteouts in the upper directory, which an emptied directory may still hold.
+    pub(crate) fn upper_whiteouts(&self, dir: &Inode) -> Result<Vec<OsString>> {
+        let entries = self.upper_entries(dir)?;
+        Ok(entries
+            .into_iter()
+            .filter(|(_, file_type)| file_type.is_none())
+            .map(|(name, _)| name)
+            .collect())
+    }
+}

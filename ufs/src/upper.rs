@@ -1,0 +1,424 @@
+//! The writable layer: a directory in overlayfs' own format, and the work directory beside it.
+//!
+//! ```text
+//! upper/…            what was changed, under the names of the merged tree; whiteouts are character devices 0:0
+//! work/work/#N       being prepared; renamed into the upper when whole, removed at the next mount otherwise
+//! ```
+//!
+//! Invariant: at every moment, also after a crash, each name in the upper is absent, whole, or a whiteout. Whatever
+//! takes more than one system call is done in the work directory and moved by one rename.
+
+pub(crate) mod copy_up;
+
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+use rustix::fs::{self, AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::io::Errno;
+
+use crate::attr::Attr;
+use crate::error::{Doing, Error, Result, SetupError};
+use crate::layer::marks::{self, MarkSpace, Marks};
+use crate::layer::whiteout;
+use crate::sys::{self, XattrOf};
+use crate::union::inode::{Inode, ROOT};
+
+/// Directories of the upper kept open.
+const OPEN_DIRECTORIES_MAX: usize = 1024;
+
+/// How often a name is resolved anew when the file under it changes meanwhile.
+const RACE_TRIES_MAX: usize = 64;
+
+/// What an upper is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)]
+pub struct UpperOptions {
+    /// Marks go to `user.overlay.*` even where `trusted.overlay.*` could be written.
+    pub user_marks: bool,
+    /// A change of metadata copies no data.
+    pub metacopy: bool,
+    /// Nothing is synced: after a power loss the upper is worthless. As overlayfs' `volatile`.
+    pub volatile: bool,
+}
+
+impl Default for UpperOptions {
+    fn default() -> Self {
+        Self {
+            user_marks: false,
+            metacopy: true,
+            volatile: false,
+        }
+    }
+}
+
+/// The writable layer of one mount.
+#[derive(Debug)]
+pub(crate) struct Upper {
+    pub(crate) root: Arc<OwnedFd>,
+    work: OwnedFd,
+    pub(crate) space: MarkSpace,
+    pub(crate) options: UpperOptions,
+    pub(crate) device: u64,
+    /// Cleared when the file system says that it cannot share blocks.
+    pub(crate) can_reflink: AtomicBool,
+    sequence: AtomicU64,
+    /// A whiteout in the work directory, to be hard-linked wherever one is needed.
+    shared_whiteout: Mutex<Option<OsString>>,
+    open_dirs: Mutex<LruCache<u64, Arc<OwnedFd>>>,
+    /// Keeps the work directory locked.
+    _lock: OwnedFd,
+}
+
+/// Directories that mount programs keep in a work directory.
+const WORK_ENTRIES: [&str; 3] = ["work", "index", "incompat"];
+
+impl Upper {
+    pub(crate) fn open(
+        upper: &Path,
+        work: &Path,
+        options: UpperOptions,
+    ) -> std::result::Result<Self, SetupError> {
+        let open = |role, path: &Path| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            fs::openat(CWD, path, flags, Mode::empty()).map_err(|source| SetupError::Open {
+                role,
+                path: path.to_path_buf(),
+                source,
+            })
+        };
+        let root = open("upperdir", upper)?;
+        let lock = open("workdir", work)?;
+        check_places(upper, work)?;
+        let unfit = |what| {
+            move |source| SetupError::UpperUnfit {
+                path: upper.to_path_buf(),
+                what,
+                source,
+            }
+        };
+        let device = sys::stat_fd(&root).map_err(unfit("a directory"))?.dev;
+        if sys::stat_fd(&lock).map_err(unfit("a directory"))?.dev != device {
+            return Err(SetupError::WorkElsewhere {
+                work: work.to_path_buf(),
+                upper: upper.to_path_buf(),
+            });
+        }
+        if fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(SetupError::WorkBusy(work.to_path_buf()));
+        }
+        let prepared = prepare_work(&lock, work)?;
+        let space = probe_marks(&prepared, options.user_marks).map_err(unfit("extended attributes"))?;
+        let upper = Self {
+            root: Arc::new(root),
+            work: prepared,
+            space,
+            options,
+            device,
+            can_reflink: AtomicBool::new(true),
+            sequence: AtomicU64::new(0),
+            shared_whiteout: Mutex::default(),
+            open_dirs: Mutex::new(LruCache::new(
+                NonZeroUsize::new(OPEN_DIRECTORIES_MAX).unwrap_or(NonZeroUsize::MIN),
+            )),
+            _lock: lock,
+        };
+        upper.probe_rename().map_err(|source| match source {
+            Errno::XDEV => SetupError::WorkElsewhere {
+                work: work.to_path_buf(),
+                upper: upper_path(&upper),
+            },
+            source => SetupError::UpperUnfit {
+                path: upper_path(&upper),
+                what: "whiteouts",
+                source,
+            },
+        })?;
+        Ok(upper)
+    }
+
+    /// Tries what every removal needs: a whiteout that can be moved from the work directory into the upper.
+    fn probe_rename(&self) -> std::result::Result<(), Errno> {
+        let name = self.fresh_name();
+        make_whiteout_device(&self.work, &name)?;
+        let target = OsStr::new(".shale-probe");
+        let moved = fs::renameat_with(&self.work, &name, &*self.root, target, RenameFlags::NOREPLACE);
+        match moved {
+            Ok(()) => fs::unlinkat(&*self.root, target, AtFlags::empty()),
+            Err(error) => {
+                let _ = fs::unlinkat(&self.work, &name, AtFlags::empty());
+                Err(error)
+            }
+        }
+    }
+
+    /// A name in the work directory that nothing has.
+    pub(crate) fn fresh_name(&self) -> OsString {
+        OsString::from(format!("#{:x}", self.sequence.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    pub(crate) fn work(&self) -> &OwnedFd {
+        &self.work
+    }
+
+    /// The directory `inode` in the upper, `O_PATH`; `None` when it is not there.
+    pub(crate) fn dir(&self, inode: &Inode) -> Result<Option<Arc<OwnedFd>>> {
+        let Some(expected) = inode.state.read().upper else {
+            return Ok(None);
+        };
+        if inode.ino == ROOT {
+            return Ok(Some(Arc::clone(&self.root)));
+        }
+        if let Some(dir) = self.open_dirs.lock().get(&inode.ino) {
+            return Ok(Some(Arc::clone(dir)));
+        }
+        let dir = self.find(inode, expected)?;
+        self.open_dirs.lock().put(inode.ino, Arc::clone(&dir));
+        Ok(Some(dir))
+    }
+
+    /// As [`Upper::dir`], for a directory that must be there.
+    pub(crate) fn dir_of(&self, inode: &Inode) -> Result<Arc<OwnedFd>> {
+        self.dir(inode)?
+            .ok_or(Error::Damaged("directory is not in the upper"))
+    }
+
+    /// Forgets an open directory whose number may come back for another one.
+    pub(crate) fn close_dir(&self, inode: &Inode) {
+        self.open_dirs.lock().pop(&inode.ino);
+    }
+
+    /// An `O_PATH` descriptor of the file in the upper that `inode` stands for.
+    pub(crate) fn name(&self, inode: &Inode) -> Result<Arc<OwnedFd>> {
+        let expected = inode
+            .state
+            .read()
+            .upper
+            .ok_or(Error::Damaged("file is not in the upper"))?;
+        self.find(inode, expected)
+    }
+
+    /// Resolves the file's names until one leads to the file with number `expected`: a rename may come between.
+    fn find(&self, inode: &Inode, expected: u64) -> Result<Arc<OwnedFd>> {
+        for _ in 0..RACE_TRIES_MAX {
+            let (orphan, links) = {
+                let state = inode.state.read();
+                (state.orphan.clone(), state.links.clone())
+            };
+            if let Some(orphan) = orphan {
+                return Ok(orphan);
+            }
+            for link in &links {
+                let Some(dir) = self.dir(&link.parent)? else {
+                    continue;
+                };
+                let Ok(fd) = sys::name_at(&dir, &link.name) else {
+                    continue;
+                };
+                if sys::stat_fd(&fd).doing("read attributes in upper")?.ino == expected {
+                    return Ok(Arc::new(fd));
+                }
+            }
+        }
+        Err(Error::Damaged("file is not where the upper had it"))
+    }
+
+    /// Opens the content of a regular file of the upper.
+    pub(crate) fn open_file(&self, inode: &Inode, flags: OFlags) -> Result<OwnedFd> {
+        let named = self.name(inode)?;
+        sys::reopen(&named, flags).doing("open file of upper")
+    }
+
+    /// The marks on an entry of an upper directory. `None` for attributes that cannot have any.
+    pub(crate) fn marks(&self, dir: &OwnedFd, name: &OsStr, attr: &Attr) -> Result<Marks> {
+        let get =
+            |mark: &OsStr| sys::xattr(XattrOf::Entry(dir.as_fd(), name), mark).doing("read mark in upper");
+        if attr.is_dir() {
+            let mut marks = self.space.directory_marks(get)?;
+            if !marks.opaque && self.space == MarkSpace::User {
+                let mut marker = OsString::from(name);
+                marker.push("/");
+                marker.push(whiteout::OPAQUE_NAME);
+                marks.opaque = sys::stat_at(dir, &marker).is_ok();
+            }
+            return Ok(marks);
+        }
+        if attr.mode & libc::S_IFMT == libc::S_IFREG && attr.blocks * 512 < attr.size_bytes {
+            return self.space.file_marks(get);
+        }
+        Ok(Marks::default())
+    }
+
+    /// The number that the copy at `name` showed before it was copied up.
+    pub(crate) fn noted_number(&self, dir: &OwnedFd, name: &OsStr) -> Result<Option<u64>> {
+        let value = sys::xattr(XattrOf::Entry(dir.as_fd(), name), &self.space.name("shale.ino"));
+        Ok(value
+            .doing("read number in upper")?
+            .as_deref()
+            .and_then(marks::parse_number))
+    }
+
+    /// Sets one of our marks on the file that `fd` names.
+    pub(crate) fn set_mark(&self, fd: impl AsFd, mark: &str, value: &[u8]) -> Result<()> {
+        sys::set_xattr(fd, &self.space.name(mark), value, XattrFlags::empty()).doing("set mark in upper")
+    }
+
+    pub(crate) fn remove_mark(&self, fd: impl AsFd, mark: &str) -> Result<()> {
+        match sys::remove_xattr(fd, &self.space.name(mark)) {
+            Err(Errno::NODATA) => Ok(()),
+            result => result.doing("remove mark in upper"),
+        }
+    }
+
+    /// Puts a whiteout at `name`, which must be free. One whiteout inode serves all, by hard links.
+    pub(crate) fn link_whiteout(&self, dir: impl AsFd, name: &OsStr) -> Result<()> {
+        let mut shared = self.shared_whiteout.lock();
+        if let Some(source) = shared.as_ref() {
+            match fs::linkat(&self.work, source, dir.as_fd(), name, AtFlags::empty()) {
+                Ok(()) => return Ok(()),
+                Err(Errno::MLINK | Errno::NOENT) => *shared = None,
+                // Not every file system links devices: then each whiteout is an inode of its own.
+                Err(Errno::PERM) => return make_whiteout_device(dir, name).doing("make whiteout"),
+                Err(error) => return Err(error).doing("make whiteout"),
+            }
+        }
+        let source = self.fresh_name();
+        make_whiteout_device(&self.work, &source).doing("make whiteout")?;
+        let linked = fs::linkat(&self.work, &source, dir.as_fd(), name, AtFlags::empty());
+        *shared = Some(source);
+        match linked {
+            Err(Errno::PERM) => make_whiteout_device(dir, name).doing("make whiteout"),
+            linked => linked.doing("make whiteout"),
+        }
+    }
+
+    /// A whiteout in the work directory, ready to be moved.
+    pub(crate) fn prepared_whiteout(&self) -> Result<OsString> {
+        let name = self.fresh_name();
+        self.link_whiteout(&self.work, &name)?;
+        Ok(name)
+    }
+
+    /// Removes what `name` in the work directory is, with all it holds.
+    pub(crate) fn discard(&self, name: &OsStr) {
+        if let Err(error) = remove_tree(&self.work, name) {
+            tracing::warn!(name = %name.display(), %error, "cannot clear the work directory");
+        }
+    }
+}
+
+fn upper_path(upper: &Upper) -> PathBuf {
+    std::fs::read_link(sys::fd_path(upper.root.as_fd())).unwrap_or_default()
+}
+
+/// Upper and work directory must be two, neither within the other.
+fn check_places(upper: &Path, work: &Path) -> std::result::Result<(), SetupError> {
+    let (Ok(true_upper), Ok(true_work)) = (upper.canonicalize(), work.canonicalize()) else {
+        return Ok(());
+    };
+    if true_upper.starts_with(&true_work) || true_work.starts_with(&true_upper) {
+        return Err(SetupError::Overlap {
+            upper: upper.to_path_buf(),
+            work: work.to_path_buf(),
+        });
+    }
+    Ok(())
+}
+
+/// Refuses foreign files, clears what a crash left, and opens `work/work`.
+fn prepare_work(lock: &OwnedFd, path: &Path) -> std::result::Result<OwnedFd, SetupError> {
+    let failed = |source| SetupError::Open {
+        role: "workdir",
+        path: path.to_path_buf(),
+        source,
+    };
+    for entry in sys::list(lock).map_err(failed)? {
+        if !WORK_ENTRIES.iter().any(|known| entry.name == *known) {
+            let entry = entry.name.to_string_lossy().into_owned();
+            return Err(SetupError::WorkForeign {
+                path: path.to_path_buf(),
+                entry,
+            });
+        }
+    }
+    let name = OsStr::new("work");
+    match remove_tree(lock, name) {
+        Ok(()) | Err(Error::NotFound) => {}
+        Err(error) => {
+            return Err(SetupError::Fs {
+                doing: "clear the work directory",
+                source: error,
+            });
+        }
+    }
+    match fs::mkdirat(lock, name, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(source) => return Err(failed(source)),
+    }
+    sys::open_at(lock, name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)
+}
+
+/// Finds the namespace that this server may write marks in.
+fn probe_marks(work: &OwnedFd, user_marks: bool) -> std::result::Result<MarkSpace, Errno> {
+    let probe = |space: MarkSpace| {
+        let name = space.name("shale.probe");
+        sys::set_xattr(work, &name, b"y", XattrFlags::empty())?;
+        sys::remove_xattr(work, &name).map(|()| space)
+    };
+    if user_marks {
+        return probe(MarkSpace::User);
+    }
+    probe(MarkSpace::Trusted).or_else(|_| probe(MarkSpace::User))
+}
+
+/// Whether this process may write `trusted.*` marks is only known for an upper; for read-only mounts, being root
+/// in the first user namespace decides.
+pub(crate) fn marks_of_readers(user_marks: bool) -> MarkSpace {
+    let initial = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    if !user_marks && initial && rustix::process::geteuid().is_root() {
+        MarkSpace::Trusted
+    } else {
+        MarkSpace::User
+    }
+}
+
+fn make_whiteout_device(dir: impl AsFd, name: &OsStr) -> std::result::Result<(), Errno> {
+    fs::mknodat(
+        dir,
+        name,
+        fs::FileType::CharacterDevice,
+        Mode::empty(),
+        whiteout::DEVICE,
+    )
+}
+
+/// Removes a file or a whole tree, without following links or crossing into another name's place.
+fn remove_tree(dir: &OwnedFd, name: &OsStr) -> Result<()> {
+    match fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        result => return result.doing("remove from work directory"),
+    }
+    if fs::unlinkat(dir, name, AtFlags::REMOVEDIR).is_ok() {
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let child = match sys::open_at(dir, name, flags) {
+        // A directory without permissions: its owner may still give them.
+        Err(Errno::ACCESS) => {
+            let named = sys::name_at(dir, name).doing("remove from work directory")?;
+            sys::chmod(&named, 0o700).doing("remove from work directory")?;
+            sys::reopen(&named, flags).doing("remove from work directory")?
+        }
+        opened => opened.doing("remove from work directory")?,
+    };
+    for entry in sys::list(&child).doing("remove from work directory")? {
+        remove_tree(&child, &entry.name)?;
+    }
+    fs::unlinkat(dir, name, AtFlags::REMOVEDIR).doing("remove from work directory")
+}

@@ -1,0 +1,443 @@
+//! Bringing a lower file into the upper, so that it can be changed.
+//!
+//! The copy is prepared in the work directory and renamed into place, so that after a crash the name is either the
+//! lower file or the whole copy. One thread copies a file, others that want the same file wait for it; nothing else
+//! waits, since no other lock is held while data moves.
+//!
+//! ```text
+//! lower only ──Metadata──► metadata-only copy ──Content──► whole copy
+//!     └───────────────────────Content──────────────────────────┘
+//! ```
+//!
+//! A lower file with several names gets all its visible names in the upper at once, so that they stay one file for
+//! us and for everybody who reads the upper.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
+use rustix::io::Errno;
+
+use super::Upper;
+use crate::attr::{Attr, FileType};
+use crate::error::{Doing, Error, Result};
+use crate::layer::marks::{self, Redirect};
+use crate::layer::{Content, LayerNode};
+use crate::sys::{self, SetTime};
+use crate::union::inode::{Inode, Link};
+use crate::union::{LowerRef, Union, resolve};
+
+/// How much of a file is needed in the upper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Attributes may change; the content may stay below.
+    Metadata,
+    /// The content may change too.
+    Content,
+    /// The content is about to be cut to nothing: no data needs to be copied.
+    Emptied,
+}
+
+/// Bytes moved by one call where blocks cannot be shared.
+const COPY_CHUNK_BYTES: usize = 4 << 20;
+
+impl Union {
+    /// Makes sure that `inode` is in the upper, to the given depth.
+    pub(crate) fn copy_up(&self, inode: &Arc<Inode>, depth: Depth) -> Result<()> {
+        let upper = self.writable()?;
+        if is_done(inode, depth) {
+            return Ok(());
+        }
+        let links = inode.state.read().links.clone();
+        let Some(link) = links.first() else {
+            return Err(Error::Stale);
+        };
+        self.copy_up(&link.parent, Depth::Metadata)?;
+        let copying = inode.copying.lock();
+        if is_done(inode, depth) {
+            return Ok(());
+        }
+        let result = if inode.in_upper() {
+            self.fill_in(upper, inode, depth)
+        } else {
+            self.promote(upper, inode, link, depth)
+        };
+        drop(copying);
+        result
+    }
+
+    /// Copies a file that is only below.
+    fn promote(&self, upper: &Upper, inode: &Arc<Inode>, link: &Link, depth: Depth) -> Result<()> {
+        let lowers = inode.lowers();
+        let top = lowers.first().ok_or(Error::Stale)?.clone();
+        let attr = self.layers[top.layer].attr(&top.node)?;
+        let redirect = self.content_redirect(upper, inode, &attr, &lowers, depth)?;
+        let name = upper.fresh_name();
+        let made = self.prepare(upper, inode, &top, &attr, &name, redirect.as_deref(), depth);
+        let made = made.and_then(|number| {
+            let dir = upper.dir_of(&link.parent)?;
+            keeping_times(&dir, || {
+                let moved = fs::renameat_with(upper.work(), &name, &*dir, &link.name, RenameFlags::NOREPLACE);
+                moved.doing("move copy into upper")
+            })?;
+            Ok(number)
+        });
+        let number = match made {
+            Ok(number) => number,
+            Err(error) => {
+                upper.discard(&name);
+                return Err(error);
+            }
+        };
+        {
+            let mut state = inode.state.write();
+            state.upper = Some(number);
+            state.metadata_only = redirect.is_some();
+            if !inode.is_dir() && redirect.is_none() {
+                state.lowers = Arc::from([]);
+            }
+        }
+        self.nodes.note_copied_up(number, inode);
+        inode.content_version.fetch_add(1, Ordering::Release);
+        if attr.nlink > 1 && !inode.is_dir() {
+            self.link_other_names(upper, &top, &attr, link)?;
+        }
+        Ok(())
+    }
+
+    /// For a copy without content: the path that leads readers of the upper to the content below. `None`: copy it.
+    fn content_redirect(
+        &self,
+        upper: &Upper,
+        inode: &Inode,
+        attr: &Attr,
+        lowers: &[LowerRef],
+        depth: Depth,
+    ) -> Result<Option<Vec<u8>>> {
+        let wanted = depth == Depth::Metadata && upper.options.metacopy;
+        if !wanted || inode.file_type != FileType::Regular || attr.size_bytes == 0 {
+            return Ok(None);
+        }
+        let content = lowers.last().ok_or(Error::Stale)?;
+        let path = &lowers.first().ok_or(Error::Stale)?.node.path;
+        // The path must lead to this very file, also where layers above hold something else under it.
+        let places = resolve::by_path(&self.layers, path)?;
+        let leads_there = places
+            .last()
+            .is_some_and(|(place, _)| place.layer == content.layer && place.node == content.node);
+        Ok(leads_there.then(|| Redirect::absolute_value(path)))
+    }
+
+    /// Makes the copy under `name` in the work directory. Returns its number.
+    #[allow(clippy::too_many_arguments)]
+    fn prepare(
+        &self,
+        upper: &Upper,
+        inode: &Inode,
+        from: &LowerRef,
+        attr: &Attr,
+        name: &OsStr,
+        redirect: Option<&[u8]>,
+        depth: Depth,
+    ) -> Result<u64> {
+        let work = upper.work();
+        let fd = match inode.file_type {
+            FileType::Regular => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                let file = fs::openat(work, name, flags, Mode::from_raw_mode(0o600)).doing("create copy")?;
+                if redirect.is_some() {
+                    fs::ftruncate(&file, attr.size_bytes).doing("set length of copy")?;
+                } else if depth != Depth::Emptied {
+                    copy_content(upper, &self.content_of(inode)?, &file, attr.size_bytes)?;
+                }
+                file
+            }
+            FileType::Directory => {
+                fs::mkdirat(work, name, Mode::from_raw_mode(0o700)).doing("create copy of directory")?;
+                sys::name_at(work, name).doing("create copy of directory")?
+            }
+            FileType::Symlink => {
+                let target = self.layers[from.layer].read_link(&from.node)?;
+                fs::symlinkat(&*target, work, name).doing("create copy of symbolic link")?;
+                sys::name_at(work, name).doing("create copy of symbolic link")?
+            }
+            _ => {
+                let kind = fs::FileType::from_raw_mode(attr.mode & libc::S_IFMT);
+                fs::mknodat(work, name, kind, Mode::from_raw_mode(0o600), attr.rdev)
+                    .doing("create copy of special file")?;
+                sys::name_at(work, name).doing("create copy of special file")?
+            }
+        };
+        self.dress(upper, inode, from, attr, &fd, redirect)?;
+        if inode.file_type == FileType::Regular && !upper.options.volatile {
+            sys::retry(|| fs::fdatasync(&fd)).doing("sync copy")?;
+        }
+        Ok(sys::stat_fd(&fd).doing("read attributes of copy")?.ino)
+    }
+
+    /// Gives a fresh copy the original's owner, permissions, attributes and times, in the order in which none of
+    /// them undoes another: chown drops set-id bits and capabilities, writing attributes changes times.
+    fn dress(
+        &self,
+        upper: &Upper,
+        inode: &Inode,
+        from: &LowerRef,
+        attr: &Attr,
+        fd: &OwnedFd,
+        redirect: Option<&[u8]>,
+    ) -> Result<()> {
+        let created = sys::stat_fd(fd).doing("read attributes of copy")?;
+        if (created.uid, created.gid) != (attr.uid, attr.gid) {
+            match sys::chown(fd, Some(attr.uid), Some(attr.gid)) {
+                // An owner that this user namespace cannot name: the copy belongs to whoever changes the file.
+                Err(Errno::INVAL | Errno::PERM | Errno::OVERFLOW)
+                    if upper.space == marks::MarkSpace::User => {}
+                result => result.doing("set owner of copy")?,
+            }
+        }
+        if inode.file_type != FileType::Symlink {
+            sys::chmod(fd, attr.permissions()).doing("set permissions of copy")?;
+            self.copy_xattrs(upper, from, fd)?;
+            // Special files cannot have user.* attributes.
+            let can_be_marked = matches!(inode.file_type, FileType::Regular | FileType::Directory);
+            if can_be_marked || upper.space == marks::MarkSpace::Trusted {
+                upper.set_mark(fd, "shale.ino", &marks::number_value(inode.ino))?;
+            }
+            if let Some(redirect) = redirect {
+                upper.set_mark(fd, "redirect", redirect)?;
+                upper.set_mark(fd, "metacopy", b"")?;
+            }
+        } else if upper.space == marks::MarkSpace::Trusted {
+            upper.set_mark(fd, "shale.ino", &marks::number_value(inode.ino))?;
+        }
+        sys::set_times(fd, SetTime::At(attr.atime), SetTime::At(attr.mtime)).doing("set times of copy")
+    }
+
+    fn copy_xattrs(&self, upper: &Upper, from: &LowerRef, fd: &OwnedFd) -> Result<()> {
+        let layer = &self.layers[from.layer];
+        for name in layer.xattr_names(&from.node)? {
+            // Marks say how a layer relates to those below it: the copy gets its own.
+            if self.space.to_shown(&name).is_none() {
+                continue;
+            }
+            let Some(value) = layer.xattr(&from.node, &name)? else {
+                continue;
+            };
+            match sys::set_xattr(fd, &name, &value, XattrFlags::empty()) {
+                Ok(()) => {}
+                // What the caller's rights or the file system cannot hold is left out, as overlayfs does for
+                // security labels and rootless mounts.
+                Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::INVAL)
+                    if upper.space == marks::MarkSpace::User
+                        || name.as_encoded_bytes().starts_with(b"security.") => {}
+                Err(error) => return Err(error).doing("copy extended attribute"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the content of a file that is not whole in the upper.
+    pub(crate) fn content_of(&self, inode: &Inode) -> Result<OwnedFd> {
+        let lowers = inode.lowers();
+        let place = lowers
+            .last()
+            .ok_or(Error::Damaged("a metadata-only copy has lost its content"))?;
+        let Content::File(file) = self.layers[place.layer].content(&place.node)?;
+        Ok(file)
+    }
+
+    /// Brings the content into a metadata-only copy. Until the mark is removed, the content below counts.
+    fn fill_in(&self, upper: &Upper, inode: &Arc<Inode>, depth: Depth) -> Result<()> {
+        let named = upper.name(inode)?;
+        let attr = sys::stat_fd(&named).doing("read attributes of copy")?;
+        let file = sys::reopen(&named, OFlags::RDWR).doing("open copy")?;
+        if depth == Depth::Content {
+            copy_content(upper, &self.content_of(inode)?, &file, attr.size_bytes)?;
+        }
+        if !upper.options.volatile {
+            sys::retry(|| fs::fdatasync(&file)).doing("sync copy")?;
+        }
+        upper.remove_mark(&file, "metacopy")?;
+        upper.remove_mark(&file, "redirect")?;
+        sys::set_times(&named, SetTime::At(attr.atime), SetTime::At(attr.mtime))
+            .doing("set times of copy")?;
+        let mut state = inode.state.write();
+        state.metadata_only = false;
+        state.lowers = Arc::from([]);
+        drop(state);
+        inode.content_version.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Gives the copy every other name that the lower file has in the merged tree.
+    fn link_other_names(&self, upper: &Upper, from: &LowerRef, attr: &Attr, made: &Link) -> Result<()> {
+        for place in self.layers[from.layer].hard_links(&from.node, attr)? {
+            if place == from.node {
+                continue;
+            }
+            if let Err(error) = self.link_name(upper, from.layer, &place, made) {
+                let place = place.path.display();
+                tracing::warn!(%place, %error, "a hard link of a copied file stays on the lower file");
+            }
+        }
+        Ok(())
+    }
+
+    fn link_name(&self, upper: &Upper, layer: usize, place: &LayerNode, made: &Link) -> Result<()> {
+        let mut held = Held {
+            union: self,
+            ids: Vec::new(),
+        };
+        let Some((parent, name)) = self.visible_as(layer, place, &mut held)? else {
+            return Ok(());
+        };
+        if Arc::ptr_eq(&parent, &made.parent) && name == made.name {
+            return Ok(());
+        }
+        self.copy_up(&parent, Depth::Metadata)?;
+        let source = upper.dir_of(&made.parent)?;
+        let dir = upper.dir_of(&parent)?;
+        let linked = keeping_times(&dir, || {
+            fs::linkat(&*source, &made.name, &*dir, name, AtFlags::empty()).doing("link copy")
+        });
+        match linked {
+            // Something else has the name in the upper: then the lower file is not visible there.
+            Ok(()) | Err(Error::Exists) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the place `place` of a layer shows in the merged tree under its own path, if it does.
+    fn visible_as<'a>(
+        &self,
+        layer: usize,
+        place: &'a LayerNode,
+        held: &mut Held<'_>,
+    ) -> Result<Option<(Arc<Inode>, &'a OsStr)>> {
+        let mut parent = Arc::clone(&self.root);
+        let mut names = place
+            .path
+            .as_bytes()
+            .split(|&byte| byte == b'/')
+            .map(OsStr::from_bytes)
+            .peekable();
+        while let Some(name) = names.next() {
+            let Some(found) = self.resolve(&parent, name)? else {
+                return Ok(None);
+            };
+            if names.peek().is_none() {
+                let same = found
+                    .lowers
+                    .first()
+                    .is_some_and(|top| top.layer == layer && top.node == *place);
+                return Ok((same && found.upper.is_none()).then_some((parent, name)));
+            }
+            let node = self.adopt(&parent, name, found);
+            parent = Arc::clone(&node.inode);
+            held.ids.push(node.id);
+        }
+        Ok(None)
+    }
+}
+
+/// Nodes that are held as the kernel would hold them, while they are worked on.
+struct Held<'a> {
+    union: &'a Union,
+    ids: Vec<u64>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        for id in &self.ids {
+            self.union.nodes.forget(*id, 1);
+        }
+    }
+}
+
+fn is_done(inode: &Inode, depth: Depth) -> bool {
+    let state = inode.state.read();
+    state.upper.is_some() && (depth == Depth::Metadata || !state.metadata_only)
+}
+
+/// Runs a change of a directory that is none for the user, and puts the directory's times back.
+pub(crate) fn keeping_times<T>(dir: &OwnedFd, change: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = sys::stat_fd(dir).doing("read times of directory")?;
+    let result = change()?;
+    sys::set_times(dir, SetTime::At(before.atime), SetTime::At(before.mtime))
+        .doing("set times of directory")?;
+    Ok(result)
+}
+
+/// Copies content, by sharing blocks where the file system can, else extent by extent, holes left out.
+fn copy_content(upper: &Upper, from: &OwnedFd, to: &OwnedFd, size_bytes: u64) -> Result<()> {
+    if size_bytes == 0 {
+        return Ok(());
+    }
+    if upper.can_reflink.load(Ordering::Relaxed) {
+        match fs::ioctl_ficlone(to, from) {
+            Ok(()) => return Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY) => {
+                upper.can_reflink.store(false, Ordering::Relaxed);
+            }
+            Err(error) => return Err(error).doing("share blocks with copy"),
+        }
+    }
+    let mut offset = 0;
+    while offset < size_bytes {
+        let start = match fs::seek(from, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            // No knowledge of holes: everything is data.
+            Err(Errno::INVAL) => offset,
+            Err(error) => return Err(error).doing("look for data to copy"),
+        };
+        let end = match fs::seek(from, SeekFrom::Hole(start)) {
+            Ok(end) => end.min(size_bytes),
+            Err(_) => size_bytes,
+        };
+        copy_range(from, to, start, end)?;
+        offset = end.max(start + 1);
+    }
+    fs::ftruncate(to, size_bytes).doing("set length of copy")
+}
+
+fn copy_range(from: &OwnedFd, to: &OwnedFd, mut start: u64, end: u64) -> Result<()> {
+    while start < end {
+        let want = usize::try_from(end - start).map_or(COPY_CHUNK_BYTES, |left| left.min(COPY_CHUNK_BYTES));
+        let (mut read_at, mut write_at) = (start, start);
+        match fs::copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), want) {
+            Ok(0) => return Ok(()),
+            Ok(copied) => start += copied as u64,
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::BADF) => {
+                return copy_by_hand(from, to, start, end);
+            }
+            Err(error) => return Err(error).doing("copy data"),
+        }
+    }
+    Ok(())
+}
+
+/// For pairs of file systems between which the kernel does not copy.
+fn copy_by_hand(from: &OwnedFd, to: &OwnedFd, mut start: u64, end: u64) -> Result<()> {
+    let mut buffer = vec![0; 256 * 1024];
+    while start < end {
+        let want = usize::try_from(end - start).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let read = sys::retry(|| rustix::io::pread(from.as_fd(), &mut buffer[..want], start))
+            .doing("read data to copy")?;
+        if read == 0 {
+            return Ok(());
+        }
+        let mut written = 0;
+        while written < read {
+            let at = start + written as u64;
+            written += sys::retry(|| rustix::io::pwrite(to.as_fd(), &buffer[written..read], at))
+                .doing("write copy")?;
+        }
+        start += read as u64;
+    }
+    Ok(())
+}
