@@ -335,7 +335,7 @@ impl Union {
     }
 }
 
-fn open_layer(
+pub(crate) fn open_layer(
     path: &Path,
     space: MarkSpace,
     bottom: bool,
