@@ -3,3 +3,4 @@
 pub mod compression;
 pub mod member;
 pub mod pax;
+pub mod write;

@@ -51,8 +51,26 @@ pub(crate) enum Verb {
     Mount(commands::mount::Args),
     /// Unmount what `mount` mounted
     Umount(commands::umount::Args),
+    /// List images
+    Images(commands::images::Args),
+    /// Make an image of a root file system archive
+    Import(commands::import::Args),
+    /// Load images from an archive or layout
+    Load(commands::load::Args),
+    /// Save images to an archive
+    Save(commands::save::Args),
+    /// Give an image another name
+    Tag(commands::tag::Args),
+    /// Remove images
+    Rmi(commands::rmi::Args),
+    /// Show the steps that made an image
+    History(commands::history::Args),
     /// Show the program's version
     Version(commands::version::Args),
+    /// Write a completion script for a shell
+    Completion(commands::completion::Args),
+    /// Write manual pages
+    Man(commands::man::Args),
 }
 
 /// What every verb is given.
@@ -79,7 +97,7 @@ impl Context {
 impl Verb {
     /// Whether the verb works on the store, and so needs a user namespace when a plain user calls it.
     fn needs_store(&self) -> bool {
-        !matches!(self, Verb::Version(_))
+        !matches!(self, Verb::Version(_) | Verb::Completion(_) | Verb::Man(_))
     }
 }
 
@@ -118,7 +136,16 @@ impl Cli {
             Verb::Diff(args) => args.execute(&context),
             Verb::Mount(args) => args.execute(&context),
             Verb::Umount(args) => args.execute(&context),
+            Verb::Images(args) => args.execute(&context),
+            Verb::Import(args) => args.execute(&context),
+            Verb::Load(args) => args.execute(&context),
+            Verb::Save(args) => args.execute(&context),
+            Verb::Tag(args) => args.execute(&context),
+            Verb::Rmi(args) => args.execute(&context),
+            Verb::History(args) => args.execute(&context),
             Verb::Version(args) => args.execute(&context),
+            Verb::Completion(args) => args.execute(&context),
+            Verb::Man(args) => args.execute(&context),
         }
     }
 }

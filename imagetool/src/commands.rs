@@ -1,9 +1,19 @@
 //! One file per verb.
 
+pub(crate) mod completion;
 pub(crate) mod diff;
+mod format;
+pub(crate) mod history;
+pub(crate) mod images;
+pub(crate) mod import;
+pub(crate) mod load;
+pub(crate) mod man;
 pub(crate) mod mount;
 pub(crate) mod ps;
 pub(crate) mod rm;
+pub(crate) mod rmi;
 pub(crate) mod run;
+pub(crate) mod save;
+pub(crate) mod tag;
 pub(crate) mod umount;
 pub(crate) mod version;

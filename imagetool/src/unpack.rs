@@ -113,6 +113,11 @@ pub fn unpack<R: Read>(stream: R, dir: &Path) -> Result<Unpacked, UnpackError> {
     Ok(Unpacked { size_bytes: unpacker.size_bytes, end_marker, warnings })
 }
 
+/// A member's path, cleaned: relative, without `.` and `..`. `None` when it leads outside.
+pub fn clean_name(path: &[u8]) -> Option<Vec<u8>> {
+    clean(path)
+}
+
 /// Under which name a directory is marked opaque: `trusted.*` needs the right of real root.
 pub fn opaque_name(dir: &Path) -> io::Result<&'static str> {
     const TRUSTED: &str = "trusted.overlay.opaque";

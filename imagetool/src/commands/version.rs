@@ -1,14 +1,42 @@
 //! `shale version`.
 
+use anyhow::Context as _;
+use imagetool::template::Template;
+use serde_json::json;
+
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  shale version")]
-pub(crate) struct Args {}
+#[command(after_help = "Examples:
+  shale version
+  shale version --format '{{.Client.Version}}'")]
+pub(crate) struct Args {
+    /// Output: json, or a Go template
+    #[arg(short, long, value_name = "FORMAT")]
+    format: Option<String>,
+}
 
 impl Args {
     pub(crate) fn execute(self, _context: &Context) -> anyhow::Result<u8> {
-        println!("shale version {}", env!("CARGO_PKG_VERSION"));
+        let system = nix::sys::utsname::uname().context("ask for the kernel's version")?;
+        let kernel = system.release().to_string_lossy().into_owned();
+        let facts = json!({
+            "Version": env!("CARGO_PKG_VERSION"),
+            "Os": "linux",
+            "Arch": imagetool::manifest::host_architecture(),
+            "KernelVersion": kernel,
+        });
+        // there is no server: whoever asks for one gets the same program
+        let both = json!({ "Client": facts, "Server": facts });
+        match self.format.as_deref() {
+            Some("json") => println!("{both}"),
+            Some(text) => println!("{}", text.parse::<Template>()?.render(&both)?),
+            None => {
+                println!("shale version {}", env!("CARGO_PKG_VERSION"));
+                println!(" OS/Arch:        linux/{}", imagetool::manifest::host_architecture());
+                println!(" Kernel version: {kernel}");
+            }
+        }
         Ok(0)
     }
 }

@@ -35,14 +35,23 @@ impl Store {
         Ok(bytes)
     }
 
+    /// The size of a blob.
+    pub fn blob_size(&self, digest: &Digest) -> Result<u64, StoreError> {
+        let file = self.open_blob(digest)?;
+        Ok(file.metadata().map_err(StoreError::io("look at", &self.blob_path(digest)))?.len())
+    }
+
     /// Whether a blob is there.
     pub fn has_blob(&self, digest: &Digest) -> bool {
         self.blob_path(digest).is_file()
     }
 }
 
-/// Gives a staged blob its name.
+/// Gives a staged blob its name. The staged one stays: another image of the same archive may need it.
 pub(super) fn place(store: &Store, blob: &StagedBlob) -> Result<(), StoreError> {
     let path = store.blob_path(&blob.digest);
-    fs::rename(&blob.path, &path).map_err(StoreError::io("rename to", &path))
+    match fs::hard_link(&blob.path, &path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io("link to", &path)(error)),
+        _ => Ok(()),
+    }
 }

@@ -132,6 +132,21 @@ impl Store {
         }
     }
 
+    /// The tags of a repository and their images.
+    pub fn names_in_repository(&self, repository: &Reference) -> Result<Vec<(Reference, Digest)>, StoreError> {
+        let prefix = format!("{}/{}:", repository.domain(), repository.path());
+        let database = self.database();
+        let sql = "SELECT name, image_id FROM names WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name";
+        let mut statement = database.prepare(sql)?;
+        let rows = statement.query_map([prefix], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        let mut names = Vec::new();
+        for row in rows {
+            let (name, id) = row?;
+            names.push((name.parse()?, digest(&id)?));
+        }
+        Ok(names)
+    }
+
     /// The image of a name; a digest in the name must be the one of its manifest.
     fn find_name(&self, name: &Reference) -> Result<Option<(Digest, Option<Reference>)>, StoreError> {
         let name = name.clone().or_latest();

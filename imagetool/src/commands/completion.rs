@@ -1,0 +1,20 @@
+//! `shale completion`.
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Context};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  shale completion bash > /etc/bash_completion.d/shale")]
+pub(crate) struct Args {
+    /// The shell to write for
+    shell: clap_complete::Shell,
+}
+
+impl Args {
+    pub(crate) fn execute(self, _context: &Context) -> anyhow::Result<u8> {
+        clap_complete::generate(self.shell, &mut Cli::command(), "shale", &mut std::io::stdout());
+        Ok(0)
+    }
+}

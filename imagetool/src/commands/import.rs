@@ -1,0 +1,75 @@
+//! `shale import`.
+
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+
+use anyhow::{Context as _, bail};
+use imagetool::changes::Change;
+use imagetool::import::{ImportOptions, import};
+use imagetool::progress::Progress;
+use imagetool::reference::Reference;
+
+use crate::cli::Context;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  shale import rootfs.tar.gz debian:12
+  mmdebstrap --variant=minbase bookworm | shale import -c 'CMD [\"bash\"]' - debian:12")]
+pub(crate) struct Args {
+    /// Apply a Dockerfile instruction to the image's configuration (CMD, ENV, USER, …)
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    change: Vec<Change>,
+
+    /// Message for the image's history
+    #[arg(short, long, value_name = "TEXT")]
+    message: Option<String>,
+
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Archive of a root file system, plain or compressed with gzip, bzip2, xz or zstd; - reads standard input
+    #[arg(value_name = "FILE|-")]
+    source: String,
+
+    /// Name of the new image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    name: Option<Reference>,
+}
+
+impl Args {
+    pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
+        let progress = Progress::new(self.quiet);
+        if self.name.as_ref().is_some_and(|name| name.digest().is_some()) {
+            bail!("refusing to import to a name with a digest");
+        }
+        let (archive, size): (Box<dyn Read + Send>, _) = match self.source.as_str() {
+            "-" if std::io::stdin().is_terminal() => bail!("standard input is a terminal: pipe an archive in"),
+            "-" => (Box::new(std::io::stdin()), None),
+            url if url.starts_with("http://") || url.starts_with("https://") => {
+                bail!("importing from a URL is not supported yet: download {url} first and import the file")
+            }
+            path => {
+                let file = File::open(path).with_context(|| format!("open {path}"))?;
+                let metadata = file.metadata().with_context(|| format!("look at {path}"))?;
+                if metadata.is_dir() {
+                    bail!("{path} is a directory: import takes an archive (tar -C {path} -c . | shale import - NAME)");
+                }
+                let size = metadata.is_file().then(|| metadata.len());
+                (Box::new(file), size)
+            }
+        };
+        let store = context.store()?;
+        let bar = progress.bytes("Importing", size);
+        let options = ImportOptions {
+            source: self.source.clone(),
+            message: self.message,
+            changes: self.change,
+            name: self.name,
+        };
+        let id = import(&store, bar.wrap(archive), &options, &progress)?;
+        drop(bar);
+        println!("{id}");
+        Ok(0)
+    }
+}

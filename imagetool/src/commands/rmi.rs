@@ -1,0 +1,41 @@
+//! `shale rmi`.
+
+use imagetool::store::RemoveOptions;
+
+use crate::cli::Context;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  shale rmi debian:12
+  shale rmi -f $(shale images -q -f dangling=true)")]
+pub(crate) struct Args {
+    /// Remove names that stopped containers use, and all names of an id
+    #[arg(short, long)]
+    force: bool,
+
+    /// Keep parents that have no name
+    #[arg(long)]
+    no_prune: bool,
+
+    /// Images, by name or id
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+impl Args {
+    pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
+        let store = context.store()?;
+        let options = RemoveOptions { force: self.force, keep_parents: self.no_prune };
+        let mut status = 0;
+        for image in &self.images {
+            match store.remove_image(image, options) {
+                Ok(lines) => lines.iter().for_each(|line| println!("{line}")),
+                Err(error) => {
+                    eprintln!("Error: {:#}", anyhow::Error::from(error));
+                    status = 1;
+                }
+            }
+        }
+        Ok(status)
+    }
+}
