@@ -24,6 +24,9 @@ pub struct Plan {
     pub unions: Vec<Backend>,
     /// Afterwards these mount the upper that each of `unions` has written, and must see the same.
     pub readers: Vec<Backend>,
+    /// Afterwards these mount that upper as a read-only layer above the others, as an image built from it
+    /// would, and must see the same.
+    pub stackers: Vec<Backend>,
     /// The whole tree is compared every so many steps, and at the end.
     pub compare_every: usize,
 }
@@ -60,6 +63,17 @@ impl Subject {
     fn mount_as(&mut self, backend: Backend) -> Result<(), String> {
         let guard = MountGuard::mount(backend, &self.spec, &self.mount_point)
             .map_err(|error| format!("{backend:?} cannot mount: {error}"))?;
+        self.guard = Some(guard);
+        Ok(())
+    }
+
+    /// Mounts the upper as the top one of the layers, read-only.
+    fn mount_stacked_as(&mut self, backend: Backend) -> Result<(), String> {
+        let mut spec = self.spec.clone();
+        let (upper, _) = spec.upper.take().expect("subjects have an upper");
+        spec.lowers.insert(0, upper);
+        let guard = MountGuard::mount(backend, &spec, &self.mount_point)
+            .map_err(|error| format!("{backend:?} cannot mount the upper as a layer: {error}"))?;
         self.guard = Some(guard);
         Ok(())
     }
@@ -166,6 +180,11 @@ fn run_steps(case: &Case, plan: &Plan, subjects: &mut [Subject]) -> Result<(), S
             subject.unmount()?;
             subject.mount_as(*reader)?;
             subject.compare(&expected, &format!("its upper mounted by {reader:?}"))?;
+        }
+        for stacker in &plan.stackers {
+            subject.unmount()?;
+            subject.mount_stacked_as(*stacker)?;
+            subject.compare(&expected, &format!("its upper as a layer by {stacker:?}"))?;
         }
     }
     Ok(())

@@ -270,6 +270,39 @@ fn known_options_are_accepted_in_silence() {
     }
 }
 
+/// As root: set-user-id programs work unless told otherwise, devices only when asked for; as fuse-overlayfs.
+#[test]
+fn mount_options_are_obeyed() {
+    let cases: [(&str, &[&str], &[&str]); 7] = [
+        ("", &["rw", "nodev"], &["nosuid", "noexec", "ro"]),
+        (",suid", &["rw"], &["nosuid"]),
+        (",nosuid", &["nosuid"], &[]),
+        (",dev", &[], &["nodev"]),
+        (",nodev", &["nodev"], &[]),
+        (",noexec", &["noexec"], &[]),
+        (",ro", &["ro"], &["rw"]),
+    ];
+    for (option, has, lacks) in cases {
+        let Some(stage) = Stage::new() else { return };
+        let output = stage.run(&["-o", &Stage::writable(option), "merged"]);
+        assert!(output.status.success(), "{option}: {}", String::from_utf8_lossy(&output.stderr));
+        let table = std::fs::read_to_string("/proc/thread-self/mounts").expect("read the mount table");
+        let merged = stage.merged().display().to_string();
+        let line = table.lines().find(|line| line.split(' ').nth(1) == Some(&merged)).expect("it is mounted");
+        let options: Vec<&str> = line.split(' ').nth(3).expect("options").split(',').collect();
+        for wanted in has {
+            assert!(options.contains(wanted), "{option:?}: {wanted} is missing in {line}");
+        }
+        for unwanted in lacks {
+            assert!(!options.contains(unwanted), "{option:?}: {unwanted} is set in {line}");
+        }
+        if option == ",ro" {
+            let written = std::fs::write(stage.path("merged/new"), "");
+            shale_tests::posix::assert_errno(written, libc::EROFS, "a write to a read-only mount");
+        }
+    }
+}
+
 #[test]
 fn an_unknown_option_is_a_warning() {
     let Some(stage) = Stage::new() else { return };

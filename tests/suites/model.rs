@@ -6,7 +6,8 @@ use shale_tests::strategies::Shape;
 
 fn run(backend: Backend, compare_every: usize, cases: u32) {
     if backend.is_available_or_skip() {
-        run_random(Shape::default(), &Plan { unions: vec![backend], readers: vec![], compare_every }, cases);
+        let plan = Plan { unions: vec![backend], readers: vec![], stackers: vec![], compare_every };
+        run_random(Shape::default(), &plan, cases);
     }
 }
 

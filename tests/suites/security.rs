@@ -6,6 +6,7 @@ use shale_tests::for_each_union;
 use shale_tests::mount::{Backend, MountGuard, MountSpec};
 use shale_tests::posix::{self, assert_errno, set_xattr};
 use shale_tests::scratch::Scratch;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 /// A union whose upper was written by an enemy; `secret/dir/file` lies beside the layers.
@@ -73,8 +74,10 @@ for_each_union! {
         let whiteout = RenameFlags::WHITEOUT;
         assert_errno(posix::rename(&fixture.at("f"), &fixture.at("g"), whiteout), libc::EINVAL, "RENAME_WHITEOUT");
         posix::mknod_char(&fixture.at("null"), 1, 3).unwrap();
-        std::fs::write(fixture.at("null"), "gone").unwrap();
+        // Whether it can be opened is the mount's `dev` option; that it is a device, and no whiteout, is ours.
+        assert!(fixture.at("null").symlink_metadata().unwrap().file_type().is_char_device());
         fixture.remount();
+        assert!(fixture.at("null").symlink_metadata().unwrap().file_type().is_char_device());
         assert_eq!(listed(fixture.root()), ["f", "null"]);
     }
 
