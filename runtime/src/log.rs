@@ -1,13 +1,17 @@
 //! The log of the runtime: lines as runc writes them, since container engines read them.
 //!
 //! `--log-format json`: `{"level":"error","msg":"…","time":"2026-01-31T12:00:00Z"}`; otherwise
-//! `time="…" level=error msg="…"`. Without `--log`, on standard error. Processes of the container write to the same
-//! file: it was opened on the host, for appending, and each line is one write.
+//! `time="…" level=error msg="…"`. Without `--log`, on standard error.
+//!
+//! Warnings wait until the outcome is known ([`flush`]): engines take the first line, or the whole log, for the
+//! error. Processes of the container send theirs to the runtime, over the channel that they have anyway
+//! ([`forward_to`]).
 
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
@@ -15,6 +19,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context as LayerContext, Layer, SubscriberExt};
 
 use crate::error::{Context, Result};
+use crate::process::handshake::{Channel, Message};
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -45,6 +50,36 @@ pub fn start(path: Option<&PathBuf>, format: Format, debug: bool) -> Result<()> 
     Ok(())
 }
 
+/// Warnings whose time has not come.
+static WAITING: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Where warnings go from a process of the container.
+static FORWARD: Mutex<Option<Channel>> = Mutex::new(None);
+
+/// From now on this process sends its warnings over a channel.
+pub fn forward_to(channel: Channel) {
+    if let Ok(mut forward) = FORWARD.lock() {
+        *forward = Some(channel);
+    }
+}
+
+/// Keeps a warning until the outcome is known.
+pub fn keep(text: String) {
+    if let Ok(mut waiting) = WAITING.lock() {
+        waiting.push(text);
+    }
+}
+
+/// Writes the warnings that waited.
+pub fn flush() {
+    let waiting = WAITING.lock().map(|mut waiting| std::mem::take(&mut *waiting)).unwrap_or_default();
+    for text in waiting {
+        tracing::event!(target: FLUSHED, Level::WARN, "{text}");
+    }
+}
+
+const FLUSHED: &str = "flushed";
+
 struct Lines {
     file: Option<File>,
     format: Format,
@@ -59,12 +94,23 @@ impl<S: Subscriber> Layer<S> for Lines {
         }
         let mut text = Text::default();
         event.record(&mut text);
+        if level == Level::WARN && event.metadata().target() != FLUSHED {
+            return hold_back(text.0);
+        }
         let line = line(self.format, &level.to_string().to_lowercase(), &text.0, &now());
         // There is nobody to tell that the log cannot be written.
         let _ = match self.file.as_ref() {
             Some(file) => (&*file).write_all(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),
         };
+    }
+}
+
+fn hold_back(text: String) {
+    match FORWARD.lock().as_deref() {
+        // When the runtime is gone there is nobody left to warn.
+        Ok(Some(channel)) => drop(channel.send(&Message::Warning(text))),
+        _ => keep(text),
     }
 }
 

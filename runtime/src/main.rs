@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use runtime::commands::{Command, Global};
+use runtime::log::Format;
 
 #[derive(Debug, Parser)]
 #[command(name = "shale-runtime", version = concat!(env!("CARGO_PKG_VERSION"), "\nspec: 1.2.0"), about = "A small OCI runtime")]
@@ -18,13 +19,16 @@ fn main() {
         eprintln!("shale-runtime: {error}");
         std::process::exit(1);
     }
-    let to_file = cli.global.log.is_some();
-    let status = cli.command.run(&cli.global).unwrap_or_else(|error| {
+    let result = cli.command.run(&cli.global);
+    if let Err(error) = &result {
         tracing::error!("{error}");
-        if to_file {
+        if cli.global.log.is_some() {
             eprintln!("shale-runtime: {error}");
         }
-        error.exit_status()
-    });
-    std::process::exit(status);
+    }
+    // An engine takes the whole of a JSON log for the error.
+    if result.is_ok() || cli.global.log_format == Format::Text {
+        runtime::log::flush();
+    }
+    std::process::exit(result.unwrap_or_else(|error| error.exit_status()));
 }

@@ -39,6 +39,7 @@ impl Run {
         }
         life::call_poststart(&container);
         let Some(signals) = signals else { return Ok(0) };
+        crate::log::flush();
         let waited = foreground::wait(container.pid(), &signals, created.terminal);
         if self.keep {
             return waited;

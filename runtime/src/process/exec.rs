@@ -139,6 +139,7 @@ impl Target {
 }
 
 fn child(plan: &ProcessPlan, rootfs: &Path, target: Target, birth: Birth) -> ! {
+    super::parent::forward_warnings(&birth);
     if let Err(error) = enter(plan, &target, &birth.channel) {
         birth.channel.send_failure(&error);
         sys::exit_now(1);

@@ -27,6 +27,8 @@ pub enum Message {
     Init(i32),
     /// Init: everything is prepared. Carries the terminal's master when the runtime is to serve it.
     Ready,
+    /// Something the user should know.
+    Warning(String),
     /// I cannot go on.
     Failed {
         /// The error with its context.
@@ -64,8 +66,17 @@ impl Channel {
         send_packet(self.0.as_raw_fd(), &packet, fd).context(|| "talk to the other process of the runtime")
     }
 
-    /// Waits for the other side; `None` when it is gone.
+    /// Waits for the other side; `None` when it is gone. Warnings are kept for the log.
     pub fn receive(&self) -> Result<Option<(Message, Option<OwnedFd>)>> {
+        loop {
+            match self.receive_any()? {
+                Some((Message::Warning(text), _)) => crate::log::keep(text),
+                message => return Ok(message),
+            }
+        }
+    }
+
+    fn receive_any(&self) -> Result<Option<(Message, Option<OwnedFd>)>> {
         let mut buffer = vec![0; MAX_PACKET_BYTES];
         let (length, fd) = crate::sys::socket::receive_packet(self.0.as_raw_fd(), &mut buffer)
             .context(|| "listen to the other process of the runtime")?;

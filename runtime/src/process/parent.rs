@@ -182,6 +182,7 @@ impl Making {
 
 /// In the new process: stage, then init, then the command. Never returns.
 fn child(plan: &Plan, birth: Birth) -> ! {
+    forward_warnings(&birth);
     if let Err(error) = stage::run(plan, &birth.channel) {
         birth.channel.send_failure(&error);
         sys::exit_now(1);
@@ -207,6 +208,13 @@ fn child(plan: &Plan, birth: Birth) -> ! {
         }
     };
     sys::exit_now(status)
+}
+
+/// Warnings go to the runtime, which alone knows when to show them.
+pub(super) fn forward_warnings(birth: &Birth) {
+    if let Ok(channel) = birth.channel.try_clone() {
+        crate::log::forward_to(channel);
+    }
 }
 
 /// The next message; a failure of the other side becomes an error here.

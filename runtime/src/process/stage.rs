@@ -57,8 +57,8 @@ pub fn raise_limits(process: &crate::plan::process::ProcessPlan) {
         if limit.hard <= hard {
             continue;
         }
-        if let Err(errno) = sys::set_rlimit(limit.resource, soft, limit.hard) {
-            tracing::warn!("{} cannot be raised from {hard} to {}, it stays: {errno}", limit.name, limit.hard);
+        if sys::set_rlimit(limit.resource, soft, limit.hard).is_err() {
+            tracing::warn!("{} cannot be raised from {hard} to {}, it stays", limit.name, limit.hard);
         }
     }
 }
