@@ -174,7 +174,7 @@ impl MountGuard {
         let mut guard =
             MountGuard { backend, mount_point: mount_point.to_owned(), server: None, is_mounted: false };
         if backend.is_kernel() {
-            mount_kernel(backend, spec, mount_point)?;
+            patiently(|| mount_kernel(backend, spec, mount_point))?;
         } else {
             guard.start_server(spec)?;
         }
@@ -211,7 +211,7 @@ impl MountGuard {
 
     /// Unmounts; an error when it was busy, or when the server did not end well by itself.
     pub fn unmount(mut self) -> io::Result<()> {
-        unmount_patiently(&self.mount_point)?;
+        patiently(|| Ok(umount2(&self.mount_point, MntFlags::empty())?))?;
         self.is_mounted = false;
         let Some(mut server) = self.server.take() else { return Ok(()) };
         let log = server.log.clone();
@@ -318,14 +318,16 @@ fn start_watchdog(pid: i32) -> mpsc::Sender<()> {
     sender
 }
 
-/// Unmounts, trying again while it is busy: a process that another test thread starts just now holds copies
-/// of all descriptors until it executes its program.
-fn unmount_patiently(mount_point: &Path) -> io::Result<()> {
+/// Tries again while a mount is busy: a process that another test thread starts just now holds copies of all
+/// descriptors until it executes its program.
+fn patiently(attempt: impl Fn() -> io::Result<()>) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(3);
     loop {
-        match umount2(mount_point, MntFlags::empty()) {
-            Err(nix::Error::EBUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            result => return Ok(result?),
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
         }
     }
 }
