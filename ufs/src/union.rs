@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result, SetupError};
 use crate::layer::directory::DirectoryLayer;
-use crate::layer::marks::{MarkSpace, Marks};
+use crate::layer::marks::MarkSpace;
 use crate::layer::{Layer, LayerNode, whiteout};
 use crate::sys::{self, XattrOf};
 use crate::upper::{self, Upper, UpperOptions};
@@ -175,11 +175,7 @@ impl Union {
         attr: Attr,
         lowers: &[LowerRef],
     ) -> Result<Resolved> {
-        let marks = if lowers.is_empty() && self.layers.is_empty() {
-            Marks::default()
-        } else {
-            upper.marks(fd, name, &attr)?
-        };
+        let (marks, noted) = upper.marks(fd, name, &attr)?;
         let below = match attr.file_type() {
             FileType::Directory if marks.opaque => Vec::new(),
             FileType::Directory => resolve::below_upper(&self.layers, lowers, name, &marks)?,
@@ -188,10 +184,7 @@ impl Union {
         };
         let ino = match self.nodes.copied_up(attr.ino) {
             Some(known) => known.ino,
-            None => match upper.noted_number(fd, name)? {
-                Some(noted) => noted,
-                None => self.numbers.of_upper(attr.dev, attr.ino),
-            },
+            None => noted.unwrap_or_else(|| self.numbers.of_upper(attr.dev, attr.ino)),
         };
         Ok(Resolved {
             attr,

@@ -16,17 +16,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
-use crate::attr::Attr;
+use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result, SetupError};
 use crate::layer::marks::{self, MarkSpace, Marks};
 use crate::layer::whiteout;
-use crate::sys::{self, XattrOf};
+use crate::sys::{self, SetTime, XattrOf};
 use crate::union::inode::{Inode, ROOT};
 
 /// Directories of the upper kept open.
@@ -75,6 +76,9 @@ pub(crate) struct Upper {
     _lock: OwnedFd,
 }
 
+/// How long a new mount waits for the server before it to leave the work directory.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
 /// Directories that mount programs keep in a work directory.
 const WORK_ENTRIES: [&str; 3] = ["work", "index", "incompat"];
 
@@ -109,9 +113,7 @@ impl Upper {
                 upper: upper.to_path_buf(),
             });
         }
-        if fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(SetupError::WorkBusy(work.to_path_buf()));
-        }
+        lock_work(&lock, work)?;
         let prepared = prepare_work(&lock, work)?;
         let space = probe_marks(&prepared, options.user_marks).map_err(unfit("extended attributes"))?;
         let upper = Self {
@@ -146,15 +148,15 @@ impl Upper {
     fn probe_rename(&self) -> std::result::Result<(), Errno> {
         let name = self.fresh_name();
         make_whiteout_device(&self.work, &name)?;
+        let before = sys::stat_fd(&self.root)?;
         let target = OsStr::new(".shale-probe");
         let moved = fs::renameat_with(&self.work, &name, &*self.root, target, RenameFlags::NOREPLACE);
-        match moved {
+        let removed = match moved {
             Ok(()) => fs::unlinkat(&*self.root, target, AtFlags::empty()),
-            Err(error) => {
-                let _ = fs::unlinkat(&self.work, &name, AtFlags::empty());
-                Err(error)
-            }
-        }
+            Err(_) => fs::unlinkat(&self.work, &name, AtFlags::empty()),
+        };
+        sys::set_times(&self.root, SetTime::At(before.atime), SetTime::At(before.mtime))?;
+        moved.and(removed)
     }
 
     /// A name in the work directory that nothing has.
@@ -225,7 +227,7 @@ impl Upper {
                 }
             }
         }
-        Err(Error::Damaged("file is not where the upper had it"))
+        Err(Error::Stale)
     }
 
     /// Opens the content of a regular file of the upper.
@@ -234,38 +236,33 @@ impl Upper {
         sys::reopen(&named, flags).doing("open file of upper")
     }
 
-    /// The marks on an entry of an upper directory. `None` for attributes that cannot have any.
-    pub(crate) fn marks(&self, dir: &OwnedFd, name: &OsStr, attr: &Attr) -> Result<Marks> {
-        let get =
-            |mark: &OsStr| sys::xattr(XattrOf::Entry(dir.as_fd(), name), mark).doing("read mark in upper");
-        if attr.is_dir() {
-            let mut marks = self.space.directory_marks(get)?;
-            if !marks.opaque && self.space == MarkSpace::User {
-                let mut marker = OsString::from(name);
-                marker.push("/");
-                marker.push(whiteout::OPAQUE_NAME);
-                marks.opaque = sys::stat_at(dir, &marker).is_ok();
-            }
-            return Ok(marks);
-        }
-        if attr.mode & libc::S_IFMT == libc::S_IFREG && attr.blocks * 512 < attr.size_bytes {
-            return self.space.file_marks(get);
-        }
-        Ok(Marks::default())
-    }
-
-    /// The number that the copy at `name` showed before it was copied up.
-    pub(crate) fn noted_number(&self, dir: &OwnedFd, name: &OsStr) -> Result<Option<u64>> {
-        let value = sys::xattr(XattrOf::Entry(dir.as_fd(), name), &self.space.name("shale.ino"));
-        Ok(value
-            .doing("read number in upper")?
-            .as_deref()
-            .and_then(marks::parse_number))
+    /// The marks on an entry of an upper directory, and the number that a copy showed before it was copied up.
+    pub(crate) fn marks(&self, dir: &OwnedFd, name: &OsStr, attr: &Attr) -> Result<(Marks, Option<u64>)> {
+        let of = XattrOf::Entry(dir.as_fd(), name);
+        let get = |mark: &OsStr| sys::xattr(of, mark).doing("read mark in upper");
+        let names = sys::xattr_names(of).doing("list marks in upper")?;
+        let marks = match attr.file_type() {
+            FileType::Directory | FileType::Regular => self.space.marks(attr.is_dir(), &names, get)?,
+            _ => Marks::default(),
+        };
+        let noted = self.space.name("shale.ino");
+        let number = if names.contains(&noted) {
+            get(&noted)?.as_deref().and_then(marks::parse_number)
+        } else {
+            None
+        };
+        Ok((marks, number))
     }
 
     /// Sets one of our marks on the file that `fd` names.
     pub(crate) fn set_mark(&self, fd: impl AsFd, mark: &str, value: &[u8]) -> Result<()> {
         sys::set_xattr(fd, &self.space.name(mark), value, XattrFlags::empty()).doing("set mark in upper")
+    }
+
+    /// Notes that a directory holds metadata-only copies: the kernel's overlayfs shows those under the number of the
+    /// file below, and looks it up for listings only in directories with this mark.
+    pub(crate) fn note_impure(&self, dir: impl AsFd) -> Result<()> {
+        self.set_mark(dir, "impure", b"y")
     }
 
     pub(crate) fn remove_mark(&self, fd: impl AsFd, mark: &str) -> Result<()> {
@@ -328,6 +325,19 @@ fn check_places(upper: &Path, work: &Path) -> std::result::Result<(), SetupError
         });
     }
     Ok(())
+}
+
+/// Takes the work directory for this mount alone. A server that was just unmounted still holds it for a moment:
+/// umount(2) returns before it has gone.
+fn lock_work(lock: &OwnedFd, path: &Path) -> std::result::Result<(), SetupError> {
+    let give_up = Instant::now() + LOCK_WAIT;
+    loop {
+        match fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(_) if Instant::now() < give_up => std::thread::sleep(Duration::from_millis(10)),
+            Err(_) => return Err(SetupError::WorkBusy(path.to_path_buf())),
+        }
+    }
 }
 
 /// Refuses foreign files, clears what a crash left, and opens `work/work`.

@@ -132,6 +132,9 @@ impl Fs {
                 move_over(upper, &staged, &dir, new_name)?;
             }
         }
+        if node.inode.state.read().metadata_only {
+            upper.note_impure(&*dir)?;
+        }
         node.inode.add_link(&parent.inode, new_name);
         let held = self.union.nodes.hold_known(&node.inode);
         let stored = self.union.stored_attr(&node.inode)?;

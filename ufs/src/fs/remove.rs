@@ -59,75 +59,73 @@ impl Fs {
         }
         let dir = upper.dir_of(parent)?;
         let below = self.union.resolve_lower(&parent.lowers(), name)?.is_some();
-        let orphan = self.orphan_of(upper, inode)?;
+        let orphaned = self.orphan(upper, inode)?;
+        let result = self.take_away(upper, inode, &dir, name, below);
+        self.note_removal(inode, parent, name, orphaned, result)
+    }
+
+    /// Takes the name out of the upper, or hides what lies below it.
+    fn take_away(
+        &self,
+        upper: &Upper,
+        inode: &Inode,
+        dir: &OwnedFd,
+        name: &OsStr,
+        below: bool,
+    ) -> Result<()> {
         match (inode.in_upper(), below) {
-            (false, _) => upper.link_whiteout(&dir, name)?,
-            (true, false) => self.remove_from_upper(upper, inode, &dir, name)?,
-            (true, true) if want_dir => {
+            (false, _) => upper.link_whiteout(dir, name),
+            (true, false) => remove_from_upper(upper, inode, dir, name),
+            (true, true) if inode.is_dir() => {
                 let whiteout = upper.prepared_whiteout()?;
-                let exchanged =
-                    fs::renameat_with(upper.work(), &whiteout, &*dir, name, RenameFlags::EXCHANGE);
+                let exchanged = fs::renameat_with(upper.work(), &whiteout, dir, name, RenameFlags::EXCHANGE);
                 upper.discard(&whiteout);
-                exchanged.doing("put whiteout in place of directory")?;
+                exchanged.doing("put whiteout in place of directory")
             }
-            (true, true) => move_over(upper, &upper.prepared_whiteout()?, &dir, name)?,
-        }
-        self.note_removed(inode, parent, name, orphan);
-        Ok(())
-    }
-
-    fn remove_from_upper(&self, upper: &Upper, inode: &Inode, dir: &OwnedFd, name: &OsStr) -> Result<()> {
-        if !inode.is_dir() {
-            return fs::unlinkat(dir, name, AtFlags::empty()).doing("remove file");
-        }
-        match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-            // Whiteouts are left in it: it leaves the tree by one rename and is cleared outside.
-            Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                let aside = upper.fresh_name();
-                fs::renameat_with(dir, name, upper.work(), &aside, RenameFlags::NOREPLACE)
-                    .doing("move directory out of the tree")?;
-                upper.discard(&aside);
-                Ok(())
-            }
-            removed => removed.doing("remove directory"),
+            (true, true) => move_over(upper, &upper.prepared_whiteout()?, dir, name),
         }
     }
 
-    /// A descriptor that keeps a file reachable for those who have it open when its last known name goes.
-    pub(super) fn orphan_of(&self, upper: &Upper, inode: &Inode) -> Result<Option<Arc<OwnedFd>>> {
-        let state = inode.state.read();
-        let last = state.upper.is_some() && state.links.len() <= 1;
-        drop(state);
-        if !last {
-            return Ok(None);
+    /// Before the last known name of a file goes: keeps the file reachable for those who have it open.
+    pub(super) fn orphan(&self, upper: &Upper, inode: &Inode) -> Result<bool> {
+        let last = {
+            let state = inode.state.read();
+            state.upper.is_some() && state.links.len() <= 1
+        };
+        if last {
+            let named = if inode.is_dir() {
+                upper.dir_of(inode)?
+            } else {
+                upper.name(inode)?
+            };
+            inode.state.write().orphan = Some(named);
         }
-        if inode.is_dir() {
-            upper.dir(inode)
-        } else {
-            upper.name(inode).map(Some)
-        }
+        Ok(last)
     }
 
-    /// Notes that a name is gone.
-    pub(super) fn note_removed(
+    /// Notes that a name is gone, or that it is still there after all.
+    pub(super) fn note_removal(
         &self,
         inode: &Arc<Inode>,
         parent: &Arc<Inode>,
         name: &OsStr,
-        orphan: Option<Arc<OwnedFd>>,
-    ) {
+        orphaned: bool,
+        result: Result<()>,
+    ) -> Result<()> {
+        if result.is_err() {
+            if orphaned {
+                inode.state.write().orphan = None;
+            }
+            return result;
+        }
         let named = inode.remove_link(parent, name);
-        let mut state = inode.state.write();
-        if !named {
-            state.orphan = orphan;
-            state.removed = inode.is_dir();
+        if inode.is_dir() {
+            inode.state.write().removed = !named;
+            if let Some(upper) = &self.union.upper {
+                upper.close_dir(inode);
+            }
         }
-        drop(state);
-        if inode.is_dir()
-            && let Some(upper) = &self.union.upper
-        {
-            upper.close_dir(inode);
-        }
+        Ok(())
     }
 
     /// Finds a name and holds its node until the guard goes.
@@ -162,6 +160,23 @@ impl Fs {
         let exchanged = fs::renameat_with(upper.work(), &empty, dir, name, RenameFlags::EXCHANGE);
         upper.discard(&empty);
         exchanged.doing("exchange emptied directory")
+    }
+}
+
+fn remove_from_upper(upper: &Upper, inode: &Inode, dir: &OwnedFd, name: &OsStr) -> Result<()> {
+    if !inode.is_dir() {
+        return fs::unlinkat(dir, name, AtFlags::empty()).doing("remove file");
+    }
+    match fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        // Whiteouts are left in it: it leaves the tree by one rename and is cleared outside.
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {
+            let aside = upper.fresh_name();
+            fs::renameat_with(dir, name, upper.work(), &aside, RenameFlags::NOREPLACE)
+                .doing("move directory out of the tree")?;
+            upper.discard(&aside);
+            Ok(())
+        }
+        removed => removed.doing("remove directory"),
     }
 }
 

@@ -168,21 +168,26 @@ impl Fs {
             self.clear_emptied(upper, replaced, &to.dir, to.name)?;
         }
         self.hide_below(upper, moved, to)?;
-        let orphan = match replaced {
-            Some(replaced) => self.orphan_of(upper, replaced)?,
-            None => None,
+        let orphaned = match replaced {
+            Some(replaced) => self.orphan(upper, replaced)?,
+            None => false,
         };
-        if moved.is_dir() && to.whiteout {
-            swap_with_whiteout(from, to)?;
+        // Both names lead to the file while it moves: somebody who resolves it meanwhile must find it.
+        moved.add_name(to.parent, to.name);
+        let result = if moved.is_dir() && to.whiteout {
+            swap_with_whiteout(from, to)
         } else {
-            move_file(upper, from, to)?;
+            move_file(upper, from, to)
+        };
+        if result.is_ok() && moved.state.read().metadata_only {
+            upper.note_impure(&*to.dir)?;
         }
-        if let Some(replaced) = replaced {
-            self.note_removed(replaced, to.parent, to.name, orphan);
+        let left = if result.is_ok() { from } else { to };
+        moved.remove_link(left.parent, left.name);
+        match replaced {
+            Some(replaced) => self.note_removal(replaced, to.parent, to.name, orphaned, result),
+            None => result,
         }
-        // The new name first, so that the file is never without one for somebody who looks for it meanwhile.
-        note_moved(moved, from, to);
-        Ok(())
     }
 
     fn exchange(
@@ -196,17 +201,20 @@ impl Fs {
         let (one, other) = (&source.node().inode, &target.node().inode);
         self.hide_below(upper, one, to)?;
         self.hide_below(upper, other, from)?;
-        fs::renameat_with(
+        one.add_name(to.parent, to.name);
+        other.add_name(from.parent, from.name);
+        let result = fs::renameat_with(
             &*from.dir,
             from.name,
             &*to.dir,
             to.name,
             fs::RenameFlags::EXCHANGE,
         )
-        .doing("exchange names")?;
-        note_moved(one, from, to);
-        note_moved(other, to, from);
-        Ok(())
+        .doing("exchange names");
+        let (old, new) = if result.is_ok() { (from, to) } else { (to, from) };
+        one.remove_link(old.parent, old.name);
+        other.remove_link(new.parent, new.name);
+        result
     }
 
     /// A directory of the upper alone must not merge with what lies below its new name.
@@ -281,11 +289,4 @@ fn swap_with_whiteout(from: &Spot<'_>, to: &Spot<'_>) -> Result<()> {
         return Ok(());
     }
     fs::unlinkat(&*from.dir, from.name, AtFlags::empty()).doing("remove whiteout")
-}
-
-fn note_moved(inode: &Arc<Inode>, from: &Spot<'_>, to: &Spot<'_>) {
-    inode.add_link(to.parent, to.name);
-    if !(Arc::ptr_eq(from.parent, to.parent) && from.name == to.name) {
-        inode.remove_link(from.parent, from.name);
-    }
 }

@@ -49,7 +49,9 @@ pub struct MountFlags {
 }
 
 impl Default for MountOptions {
+    /// As fuse-overlayfs: root's mounts serve all users and honour set-user-id bits, but no devices.
     fn default() -> Self {
+        let root = rustix::process::geteuid().is_root();
         Self {
             layout: Layout::default(),
             ids: IdMap::default(),
@@ -61,11 +63,11 @@ impl Default for MountOptions {
             flags: MountFlags {
                 read_only: false,
                 dev: false,
-                suid: false,
+                suid: root,
                 exec: true,
                 atime: true,
             },
-            allow_other: rustix::process::geteuid().is_root(),
+            allow_other: root,
             threads: None,
             source: "shale-ufs".to_owned(),
             unknown: Vec::new(),

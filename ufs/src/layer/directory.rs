@@ -125,6 +125,14 @@ impl DirectoryLayer {
         }
     }
 
+    fn has_opaque_file(&self, dir: &LayerNode) -> Result<bool> {
+        match sys::stat_at(&*self.dir(&dir.path)?, OsStr::new(whiteout::OPAQUE_NAME)) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error).doing("look for an opaque marker"),
+        }
+    }
+
     /// Walks the whole layer once for files with several names.
     fn link_table(&self) -> Result<&LinkTable> {
         if let Some(table) = self.links.get() {
@@ -252,23 +260,15 @@ impl Layer for DirectoryLayer {
     }
 
     fn marks(&self, node: &LayerNode, attr: &Attr) -> Result<Marks> {
-        match attr.file_type() {
-            FileType::Directory if self.bottom => Ok(Marks::default()),
-            FileType::Directory => {
-                let mut marks = self.space.directory_marks(|name| self.xattr(node, name))?;
-                let opaque_file = || {
-                    sys::stat_at(self.dir(&node.path)?.as_fd(), OsStr::new(whiteout::OPAQUE_NAME))
-                        .doing("look for an opaque marker")
-                };
-                marks.opaque = marks.opaque || !matches!(opaque_file(), Err(Error::NotFound));
-                Ok(marks)
-            }
-            // A copy of metadata alone holds fewer blocks than its length needs.
-            FileType::Regular if !self.bottom && attr.blocks * 512 < attr.size_bytes => {
-                self.space.file_marks(|name| self.xattr(node, name))
-            }
-            _ => Ok(Marks::default()),
+        if self.bottom || !matches!(attr.file_type(), FileType::Directory | FileType::Regular) {
+            return Ok(Marks::default());
         }
+        let names = self.xattr_names(node)?;
+        let mut marks = self
+            .space
+            .marks(attr.is_dir(), &names, |name| self.xattr(node, name))?;
+        marks.opaque |= attr.is_dir() && self.has_opaque_file(node)?;
+        Ok(marks)
     }
 
     fn content(&self, node: &LayerNode) -> Result<Content> {

@@ -152,11 +152,36 @@ impl MarkSpace {
         Some(OsString::from_vec([self.prefix(), rest].concat()))
     }
 
+    /// Reads the marks of a file whose attributes are called `names`; `get` reads one of them. Most files have none,
+    /// so that the list alone answers.
+    ///
+    /// # Errors
+    /// What `get` answers; [`Error::Damaged`] for a redirect that leads nowhere.
+    pub fn marks(
+        self,
+        is_dir: bool,
+        names: &[OsString],
+        get: impl Fn(&OsStr) -> Result<Option<Vec<u8>>>,
+    ) -> Result<Marks> {
+        let get = |name: &OsStr| {
+            if names.iter().any(|listed| listed == name) {
+                get(name)
+            } else {
+                Ok(None)
+            }
+        };
+        if is_dir {
+            self.directory_marks(get)
+        } else {
+            self.file_marks(get)
+        }
+    }
+
     /// Reads a directory's marks; `get` reads one attribute of it.
     ///
     /// # Errors
     /// What `get` answers; [`Error::Damaged`] for a redirect that leads nowhere.
-    pub fn directory_marks(self, get: impl Fn(&OsStr) -> Result<Option<Vec<u8>>>) -> Result<Marks> {
+    fn directory_marks(self, get: impl Fn(&OsStr) -> Result<Option<Vec<u8>>>) -> Result<Marks> {
         let mut opaque = get(&self.name("opaque"))?.is_some_and(|value| value == b"y");
         if !opaque && self == Self::User {
             opaque = get(OsStr::new("user.fuseoverlayfs.opaque"))?.is_some_and(|value| value == b"y");
@@ -175,7 +200,7 @@ impl MarkSpace {
     ///
     /// # Errors
     /// As for [`MarkSpace::directory_marks`].
-    pub fn file_marks(self, get: impl Fn(&OsStr) -> Result<Option<Vec<u8>>>) -> Result<Marks> {
+    fn file_marks(self, get: impl Fn(&OsStr) -> Result<Option<Vec<u8>>>) -> Result<Marks> {
         if get(&self.name("metacopy"))?.is_none() {
             return Ok(Marks::default());
         }

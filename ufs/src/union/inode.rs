@@ -8,7 +8,7 @@
 //! leave the first behind (see `io_mode`): then both lead to the same inode.
 //!
 //! Lock order: `Inode::entries` (parent before child; of two directories the one with the smaller number first),
-//! then `Inode::copying`, then `Inode::state`, then the table. `state` and the table are never held over I/O.
+//! then `Inode::copying`, then `Inode::state`, then the tables in the order `by_id`, `current`, `by_upper`. `state` and the table are never held over I/O.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -114,6 +114,14 @@ impl Inode {
             return;
         }
         state.links.push(Link {
+            parent: Arc::clone(parent),
+            name: name.to_os_string(),
+        });
+    }
+
+    /// Notes one more name while a file moves to it, also for a directory.
+    pub(crate) fn add_name(&self, parent: &Arc<Inode>, name: &OsStr) {
+        self.state.write().links.push(Link {
             parent: Arc::clone(parent),
             name: name.to_os_string(),
         });
@@ -278,11 +286,15 @@ impl Nodes {
         if before > count {
             return;
         }
-        let Some(node) = by_id.remove(&id) else { return };
-        drop(by_id);
-        if id >= SECOND_NODES {
-            self.current.write().retain(|_, current| *current != id);
+        let ino = node.inode.ino;
+        if id >= SECOND_NODES && by_id.contains_key(&ino) {
+            // The kernel asks, forgets and asks again before it opens: the node that was left behind must not come
+            // back as the answer while it is still there.
+            return;
         }
+        let Some(node) = by_id.remove(&id) else { return };
+        self.drop_unused_second(&mut by_id, ino);
+        drop(by_id);
         if let Some(upper) = node.inode.state.read().upper {
             let mut by_upper = self.by_upper.write();
             if by_upper
@@ -291,6 +303,22 @@ impl Nodes {
             {
                 by_upper.remove(&upper);
             }
+        }
+    }
+
+    /// Once the first node is gone, a second one lives only as long as the kernel holds it.
+    fn drop_unused_second(&self, by_id: &mut HashMap<u64, Arc<Node>>, ino: u64) {
+        if !self.any_current.load(Ordering::Acquire) {
+            return;
+        }
+        let mut current = self.current.write();
+        let Some(second) = current.get(&ino) else { return };
+        if by_id
+            .get(second)
+            .is_none_or(|node| node.lookups.load(Ordering::Relaxed) == 0)
+        {
+            by_id.remove(second);
+            current.remove(&ino);
         }
     }
 

@@ -81,7 +81,12 @@ impl Union {
             let dir = upper.dir_of(&link.parent)?;
             keeping_times(&dir, || {
                 let moved = fs::renameat_with(upper.work(), &name, &*dir, &link.name, RenameFlags::NOREPLACE);
-                moved.doing("move copy into upper")
+                moved.doing("move copy into upper")?;
+                if redirect.is_some() {
+                    upper.note_impure(&dir)
+                } else {
+                    Ok(())
+                }
             })?;
             Ok(number)
         });
