@@ -57,6 +57,12 @@ pub(crate) enum Verb {
     Import(commands::import::Args),
     /// Load images from an archive or layout
     Load(commands::load::Args),
+    /// Make an image of what a container changed
+    Commit(commands::commit::Args),
+    /// Write a container's file system to an archive
+    Export(commands::export::Args),
+    /// Describe images and containers
+    Inspect(commands::inspect::Args),
     /// Save images to an archive
     Save(commands::save::Args),
     /// Give an image another name
@@ -139,6 +145,9 @@ impl Cli {
             Verb::Images(args) => args.execute(&context),
             Verb::Import(args) => args.execute(&context),
             Verb::Load(args) => args.execute(&context),
+            Verb::Commit(args) => args.execute(&context),
+            Verb::Export(args) => args.execute(&context),
+            Verb::Inspect(args) => args.execute(&context),
             Verb::Save(args) => args.execute(&context),
             Verb::Tag(args) => args.execute(&context),
             Verb::Rmi(args) => args.execute(&context),

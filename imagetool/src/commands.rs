@@ -1,11 +1,14 @@
 //! One file per verb.
 
+pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod diff;
+pub(crate) mod export;
 mod format;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod import;
+pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod man;
 pub(crate) mod mount;

@@ -61,6 +61,12 @@ impl ConfigBuilder {
         object(&mut self.document, "config")
     }
 
+    /// Drops the parent's layers and history: what follows stands alone.
+    pub fn forget_layers(&mut self) {
+        self.document.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": [] }));
+        self.document.insert("history".to_owned(), json!([]));
+    }
+
     /// Applies `-c` instructions.
     pub fn apply(&mut self, changes: &[Change]) {
         for change in changes {
