@@ -69,6 +69,8 @@ pub enum ContainerError {
         reason: String,
         /// 125, 126 or 127.
         status: u8,
+        /// Whether the runtime has said so on standard error itself.
+        told: bool,
     },
     /// `--name`
     #[error("Invalid container name ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")]
@@ -112,6 +114,11 @@ impl ContainerError {
         } else {
             125
         }
+    }
+
+    /// Whether the person at the terminal has already read about it.
+    pub fn is_told(&self) -> bool {
+        matches!(self, ContainerError::Start { told: true, .. })
     }
 }
 

@@ -24,7 +24,8 @@ impl Args {
         let lowers = container::lowers(&store, &record)?;
         let failed = || format!("read the changes of container {}", record.name);
         let changes = Snapshot::open(&upper, &lowers)
-            .and_then(|snapshot| snapshot.changes())
+            .with_context(failed)?
+            .changes()
             .with_context(failed)?;
         let mut text = Vec::new();
         for change in changes

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use imagetool::container::ContainerError;
 use imagetool::container::run::{Options, run};
 
 use crate::cli::Context;
@@ -117,11 +118,11 @@ impl Args {
         };
         let status = context.store().and_then(|store| Ok(run(&store, &options)?));
         status.or_else(|error| {
-            let status = error
-                .downcast_ref::<imagetool::container::ContainerError>()
-                .map_or(125, |error| error.status());
-            eprintln!("shale: {error:#}");
-            Ok(status)
+            let known = error.downcast_ref::<ContainerError>();
+            if !known.is_some_and(ContainerError::is_told) {
+                eprintln!("shale: {error:#}");
+            }
+            Ok(known.map_or(125, ContainerError::status))
         })
     }
 

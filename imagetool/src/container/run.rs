@@ -20,11 +20,13 @@ use super::process::{ProcessIdentity, Processes};
 use super::runtime::Runtime;
 use super::supervise::{self, Signals};
 use super::{ContainerConfig, ContainerError, files, init_layer, lowers, names, now_s, remove, runtime};
+use crate::bundle::Settings;
 use crate::bundle::environment;
+use crate::bundle::user::{self, Identity};
 use crate::bundle::volume::Source;
-use crate::bundle::{Settings, user};
 use crate::error::StoreError;
 use crate::mounts::{Server, Union};
+use crate::rootless;
 use crate::store::{ContainerId, ContainerRecord, ContainerStatus, Image, Store};
 
 mod options;
@@ -260,7 +262,7 @@ impl Life<'_> {
         let group = root
             .read_or_empty("/etc/group")
             .map_err(failed("read /etc/group in"))?;
-        let identity = user::resolve(&self.plan.config.user, &passwd, &group)?;
+        let identity = nameable(user::resolve(&self.plan.config.user, &passwd, &group)?)?;
         let directory = &self.plan.config.working_dir;
         let covered = |destination: &str| Path::new(directory).starts_with(destination);
         if !self.plan.mounts.iter().any(|mount| covered(&mount.destination)) {
@@ -314,7 +316,7 @@ impl Life<'_> {
             );
         }
         let status = supervise::shell_status(status);
-        match runtime::failure(&self.directory) {
+        match runtime::failure(&self.runtime, &self.directory) {
             Some(failure) if status != 0 => Err(failure),
             _ => {
                 self.record.started_at_s.get_or_insert_with(now_s);
@@ -378,6 +380,25 @@ impl Life<'_> {
             other => Ok(other?),
         }
     }
+}
+
+/// Refuses a user that the user namespace has no id for, and leaves such groups out: the kernel would refuse all.
+fn nameable(mut identity: Identity) -> Result<Identity, ContainerError> {
+    for (map, id, kind) in [
+        ("uid_map", identity.uid, "user"),
+        ("gid_map", identity.gid, "group"),
+    ] {
+        if !rootless::is_mapped(map, id) {
+            return Err(ContainerError::Usage(format!(
+                "{kind} id {id} does not exist in your user namespace: install newuidmap (Debian: apt install uidmap) \
+                 and grant a range with `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 YOU` as root"
+            )));
+        }
+    }
+    identity
+        .additional_gids
+        .retain(|gid| rootless::is_mapped("gid_map", *gid));
+    Ok(identity)
 }
 
 /// Writes down that the command runs, and which process it is.

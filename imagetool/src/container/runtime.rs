@@ -90,13 +90,17 @@ impl Runtime {
     }
 }
 
-/// Why the command was not started, from the runtime's log: nothing when it was.
-pub(super) fn failure(directory: &Path) -> Option<ContainerError> {
+/// Why the command was not started, from the log of this runtime: nothing when it was.
+pub(super) fn failure(runtime: &Runtime, directory: &Path) -> Option<ContainerError> {
     let text = fs::read(directory.join("runtime.log")).ok()?;
     let text = String::from_utf8_lossy(&text[..text.len().min(LOG_BYTES_MAX)]).into_owned();
     let reason = last_error(&text)?;
     let status = classify(&reason);
-    Some(ContainerError::Start { reason, status })
+    let told = matches!(
+        runtime.program.file_name()?.to_str(),
+        Some("shale-runtime" | "runc")
+    );
+    Some(ContainerError::Start { reason, status, told })
 }
 
 /// The last entry of level error or worse in a log of JSON lines.
