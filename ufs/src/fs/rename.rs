@@ -179,8 +179,8 @@ impl Fs {
         } else {
             move_file(upper, from, to)
         };
-        if result.is_ok() && moved.state.read().metadata_only {
-            upper.note_impure(&*to.dir)?;
+        if result.is_ok() {
+            note_arrival(upper, moved, to)?;
         }
         let left = if result.is_ok() { from } else { to };
         moved.remove_link(left.parent, left.name);
@@ -211,6 +211,10 @@ impl Fs {
             fs::RenameFlags::EXCHANGE,
         )
         .doing("exchange names");
+        if result.is_ok() {
+            note_arrival(upper, one, to)?;
+            note_arrival(upper, other, from)?;
+        }
         let (old, new) = if result.is_ok() { (from, to) } else { (to, from) };
         one.remove_link(old.parent, old.name);
         other.remove_link(new.parent, new.name);
@@ -272,6 +276,18 @@ fn move_file(upper: &Upper, from: &Spot<'_>, to: &Spot<'_>) -> Result<()> {
             upper.link_whiteout(&from.dir, from.name)
         }
         moved => moved.doing("rename"),
+    }
+}
+
+/// What has parts below shows their numbers, which the kernel's overlayfs must be told to look for.
+fn note_arrival(upper: &Upper, moved: &Inode, to: &Spot<'_>) -> Result<()> {
+    let state = moved.state.read();
+    let shows_lower_number = state.metadata_only || moved.is_dir() && !state.lowers.is_empty();
+    drop(state);
+    if shows_lower_number {
+        upper.note_impure(&*to.dir)
+    } else {
+        Ok(())
     }
 }
 

@@ -177,7 +177,9 @@ impl Union {
             }
         };
         self.dress(upper, inode, from, attr, &fd, redirect)?;
-        if inode.file_type == FileType::Regular && !upper.options.volatile {
+        // The rename must not reach the disk before the data does. Metadata is in the journal with it.
+        let has_data = inode.file_type == FileType::Regular && redirect.is_none() && attr.size_bytes > 0;
+        if has_data && depth != Depth::Emptied && !upper.options.volatile {
             sys::retry(|| fs::fdatasync(&fd)).doing("sync copy")?;
         }
         Ok(sys::stat_fd(&fd).doing("read attributes of copy")?.ino)
