@@ -307,6 +307,7 @@ impl Model {
                 Body::Symlink(target) => Ok(Outcome::Bytes(target.clone())),
                 _ => Err(libc::EINVAL),
             },
+            Op::DropCaches => Ok(Outcome::Done),
             Op::Hold { .. } | Op::HeldClose { .. } | Op::Remount => self.hold_or_release(op),
             Op::HeldWrite { .. } | Op::HeldRead { .. } | Op::HeldTruncate { .. } | Op::HeldChmod { .. } => {
                 self.use_held(op)

@@ -116,6 +116,8 @@ pub enum Op {
     CopyRange { from: RelPath, to: RelPath, len: u64 },
     /// `O_TMPFILE` in the directory, a write, then `linkat` to the name.
     TmpfileLink { path: RelPath, data: Vec<u8> },
+    /// Makes the kernel forget the names that nobody uses.
+    DropCaches,
     /// Closes what is held, unmounts, mounts.
     Remount,
 }

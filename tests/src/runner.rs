@@ -190,6 +190,88 @@ fn run_steps(case: &Case, plan: &Plan, subjects: &mut [Subject]) -> Result<(), S
     Ok(())
 }
 
+/// Runs several cases at once in one union, each in a directory of its own, each beside its own model.
+pub fn run_together(scratch: &Scratch, cases: &[Case], backend: Backend) -> Result<(), String> {
+    let home = tempfile::Builder::new()
+        .prefix("together-")
+        .tempdir_in(scratch.path())
+        .map_err(|error| format!("make a directory: {error}"))?;
+    let depth = cases.iter().map(|case| case.layers.len()).max().unwrap_or(1);
+    let mut lowers = Vec::new();
+    for level in 0..depth {
+        let lower = home.path().join(format!("l{level}"));
+        for (index, case) in cases.iter().enumerate() {
+            let own = lower.join(format!("t{index}"));
+            std::fs::create_dir_all(&own).map_err(|error| error.to_string())?;
+            if let Some(layer) = case.layers.get(level) {
+                layer.build(&own).map_err(|error| format!("build layer {level}: {error}"))?;
+            }
+        }
+        lowers.push(lower);
+    }
+    let mut subject = Subject::start(home.path(), &lowers, backend)?;
+    let results: Vec<Result<Model, String>> = std::thread::scope(|scope| {
+        let mount_point = &subject.mount_point;
+        let threads: Vec<_> = cases
+            .iter()
+            .enumerate()
+            .map(|(index, case)| scope.spawn(move || run_one_of_many(&mount_point.join(format!("t{index}")), case)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("it panicked".into()))).collect()
+    });
+    let mut models = Vec::new();
+    for (index, result) in results.into_iter().enumerate() {
+        models.push(result.map_err(|error| format!("{backend:?} case {index} beside others: {error}"))?);
+    }
+    for round in ["afterwards", "after a remount"] {
+        for (index, model) in models.iter().enumerate() {
+            let at = subject.mount_point.join(format!("t{index}"));
+            let mut seen = Snapshot::of(&at).map_err(|error| error.to_string())?;
+            // The case's root is a merged directory here and the upper's root in the model.
+            seen.entries.insert(Vec::new(), model.snapshot().entries[&Vec::new()].clone());
+            let lines = model.snapshot().diff(&seen);
+            if !lines.is_empty() {
+                return Err(format!("{backend:?} case {index} {round}: the tree differs:\n  {}", lines.join("\n  ")));
+            }
+        }
+        subject.unmount()?;
+        subject.mount_as(backend)?;
+    }
+    subject.unmount()
+}
+
+fn run_one_of_many(root: &Path, case: &Case) -> Result<Model, String> {
+    let mut model = Model::of_layers(&case.layers);
+    let mut tree = RealTree::new(root);
+    for (index, op) in case.ops.iter().enumerate() {
+        if matches!(op, Op::TmpfileLink { .. } | Op::Remount | Op::DropCaches) {
+            continue;
+        }
+        let expected = model.apply(op);
+        let got = tree.apply(op);
+        if !expected.contains(&got) {
+            return Err(format!("step {index} {op:?}: expected {}, got {got:?}", show(&expected)));
+        }
+    }
+    Ok(model)
+}
+
+/// Draws sets of cases for [`run_together`].
+pub fn run_random_together(shape: Shape, threads: usize, backend: Backend, default_cases: u32) {
+    let (mut runner, scratch) = (runner(default_cases), RefCell::new(Scratch::new()));
+    let result = runner.run(&proptest::collection::vec(case(shape), threads), |cases| {
+        run_together(&scratch.borrow(), &cases, backend).map_err(TestCaseError::fail)
+    });
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, cases)) => {
+            let shown: Vec<String> = cases.iter().map(describe).collect();
+            panic!("{reason}\nminimal cases:\n{}", shown.join("\n"));
+        }
+        Err(TestError::Abort(reason)) => panic!("aborted: {reason}"),
+    }
+}
+
 fn show(outcomes: &[Outcome]) -> String {
     let shown: Vec<String> = outcomes.iter().map(|outcome| format!("{outcome:?}")).collect();
     shown.join(" or ")
@@ -199,6 +281,18 @@ fn show(outcomes: &[Outcome]) -> String {
 ///
 /// The seed is fixed unless `SHALE_TESTS_SEED` is set; `SHALE_TESTS_CASES` sets the number of cases.
 pub fn run_random(shape: Shape, plan: &Plan, default_cases: u32) {
+    let (mut runner, scratch) = (runner(default_cases), RefCell::new(Scratch::new()));
+    let result = runner.run(&case(shape), |case| {
+        run_case(&scratch.borrow(), &case, plan).map_err(TestCaseError::fail)
+    });
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, case)) => panic!("{reason}\nminimal case:\n{}", describe(&case)),
+        Err(TestError::Abort(reason)) => panic!("aborted: {reason}"),
+    }
+}
+
+fn runner(default_cases: u32) -> TestRunner {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
     let config = Config {
         cases: number("SHALE_TESTS_CASES").unwrap_or(default_cases),
@@ -209,16 +303,7 @@ pub fn run_random(shape: Shape, plan: &Plan, default_cases: u32) {
     };
     let mut seed = [0x5a_u8; 32];
     seed[..4].copy_from_slice(&number("SHALE_TESTS_SEED").unwrap_or(1).to_le_bytes());
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
-    let scratch = RefCell::new(Scratch::new());
-    let result = runner.run(&case(shape), |case| {
-        run_case(&scratch.borrow(), &case, plan).map_err(TestCaseError::fail)
-    });
-    match result {
-        Ok(()) => {}
-        Err(TestError::Fail(reason, case)) => panic!("{reason}\nminimal case:\n{}", describe(&case)),
-        Err(TestError::Abort(reason)) => panic!("aborted: {reason}"),
-    }
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &seed))
 }
 
 /// A case in few lines.

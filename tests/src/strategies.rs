@@ -14,6 +14,9 @@ pub struct Case {
     pub ops: Vec<Op>,
 }
 
+/// More of everything: sequences in which a directory moves many times over many layers.
+pub const LONG: Shape = Shape { max_layers: 6, max_entries: 14, max_ops: 90, lower_links: true };
+
 /// Which cases are drawn.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -155,6 +158,7 @@ fn changing_op() -> impl Strategy<Value = Op> {
             .prop_map(|(path, name, value, flag)| Op::SetXattr { path, name, value, flag }),
         1 => (path(), xattr_name()).prop_map(|(path, name)| Op::RemoveXattr { path, name }),
         1 => Just(Op::Remount),
+        2 => Just(Op::DropCaches),
     ]
 }
 

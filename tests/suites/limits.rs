@@ -153,6 +153,43 @@ for_each_union! {
         }
     }
 
+    /// More open and mapped files than a process usually may have descriptors.
+    fn three_thousand_open_files(backend) {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        if hard < 4000 {
+            let reason = format!("only {hard} descriptors are allowed; raise the hard limit");
+            return shale_tests::skip::skip(shale_tests::skip::Tier::Feature, &reason);
+        }
+        // The server is started with the usual limit, the client may do more.
+        let fixture = Fixture::new(backend, |lower| {
+            for i in 0..1500 {
+                put(lower, &format!("d/f{i}"), format!("content {i}"));
+            }
+        });
+        setrlimit(Resource::RLIMIT_NOFILE, soft.max(4000), hard).unwrap();
+        let mut held = Vec::new();
+        for i in 0..1500 {
+            held.push(File::open(fixture.at(&format!("d/f{i}"))).unwrap());
+            let new = fixture.at(&format!("d/new{i}"));
+            std::fs::write(&new, "new").unwrap();
+            held.push(posix::open(&new, libc::O_RDWR, 0).unwrap());
+        }
+        for i in (0..1500).step_by(97) {
+            assert_eq!(posix::read_all_at_start(&held[2 * i]).unwrap(), format!("content {i}").as_bytes());
+            held[2 * i + 1].write_all_at(b"more", 3).unwrap();
+            assert_eq!(text(&fixture.at(&format!("d/new{i}"))), "newmore");
+        }
+        drop(held);
+        let mappings: Vec<_> = (0..1500)
+            .map(|i| {
+                let file = File::open(fixture.at(&format!("d/f{i}"))).unwrap();
+                shale_tests::sys::Mapping::shared(&file, 8, false).unwrap()
+            })
+            .collect();
+        assert!(mappings.iter().all(|mapping| mapping.read() == b"content "));
+    }
+
     fn no_space_left(backend) {
         let scratch = Scratch::with_size_mib(24);
         let layers_at = Scratch::new();

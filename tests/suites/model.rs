@@ -1,28 +1,66 @@
 //! Random operations over random layers: each union against the reference model, the whole tree compared.
 
 use shale_tests::mount::Backend;
-use shale_tests::runner::{Plan, run_random};
-use shale_tests::strategies::Shape;
+use shale_tests::runner::{Plan, run_random, run_random_together};
+use shale_tests::strategies::{LONG, Shape};
 
-fn run(backend: Backend, compare_every: usize, cases: u32) {
+fn run(backend: Backend, shape: Shape, compare_every: usize, cases: u32) {
     if backend.is_available_or_skip() {
         let plan = Plan { unions: vec![backend], readers: vec![], stackers: vec![], compare_every };
-        run_random(Shape::default(), &plan, cases);
+        run_random(shape, &plan, cases);
     }
 }
 
 /// Shows that the model is overlayfs' own behaviour and not our idea of it.
 #[test]
 fn kernel_overlayfs_is_the_model() {
-    run(Backend::Kernel, 1, 150);
+    run(Backend::Kernel, Shape::default(), 1, 150);
 }
 
 #[test]
 fn shale_passthrough_is_the_model() {
-    run(Backend::ShalePassthrough, 1, 100);
+    run(Backend::ShalePassthrough, Shape::default(), 1, 80);
 }
 
 #[test]
 fn shale_plain_is_the_model() {
-    run(Backend::ShalePlain, 1, 100);
+    run(Backend::ShalePlain, Shape::default(), 1, 80);
+}
+
+#[test]
+fn long_sequences_on_kernel_overlayfs() {
+    run(Backend::Kernel, LONG, 10, 25);
+}
+
+#[test]
+fn long_sequences_on_shale_passthrough() {
+    run(Backend::ShalePassthrough, LONG, 10, 20);
+}
+
+#[test]
+fn long_sequences_on_shale_plain() {
+    run(Backend::ShalePlain, LONG, 10, 20);
+}
+
+/// Eight sequences at once, each in its own directory of one union.
+fn together(backend: Backend, sets: u32) {
+    if backend.is_available_or_skip() {
+        let shape = Shape { max_ops: 60, ..Shape::default() };
+        run_random_together(shape, 8, backend, sets);
+    }
+}
+
+#[test]
+fn eight_at_once_on_kernel_overlayfs() {
+    together(Backend::Kernel, 20);
+}
+
+#[test]
+fn eight_at_once_on_shale_passthrough() {
+    together(Backend::ShalePassthrough, 15);
+}
+
+#[test]
+fn eight_at_once_on_shale_plain() {
+    together(Backend::ShalePlain, 15);
 }
