@@ -163,7 +163,10 @@ fn child(plan: &ProcessPlan, rootfs: &Path, target: Target, birth: Birth) -> ! {
 /// Returns in the process that is wholly inside; the one between ends here.
 fn enter(plan: &ProcessPlan, target: &Target, channel: &Channel) -> Result<()> {
     sys::reset_signals().context(|| "reset the signals")?;
-    stage::raise_limits(plan);
+    for limit in stage::raise_limits(plan) {
+        // The user was warned when the container was made.
+        tracing::debug!("{limit}");
+    }
     if let Some(score) = plan.oom_score_adj {
         stage::set_oom_score(score)?;
     }

@@ -42,7 +42,9 @@ pub fn run(plan: &Plan, channel: &Channel) -> Result<()> {
 
 /// What takes the rights that the runtime has outside.
 fn before_namespaces(plan: &Plan) -> Result<()> {
-    raise_limits(&plan.process);
+    for limit in raise_limits(&plan.process) {
+        tracing::warn!("{limit}");
+    }
     if let Some(score) = plan.process.oom_score_adj {
         set_oom_score(score)?;
     }
@@ -50,17 +52,19 @@ fn before_namespaces(plan: &Plan) -> Result<()> {
 }
 
 /// Raises hard limits to what will be asked for, as long as we may. They are lowered right before exec, so that
-/// nothing on the way suffers.
-pub fn raise_limits(process: &crate::plan::process::ProcessPlan) {
+/// nothing on the way suffers. Says which stay as they are.
+pub fn raise_limits(process: &crate::plan::process::ProcessPlan) -> Vec<String> {
+    let mut kept = Vec::new();
     for limit in &process.rlimits {
         let Ok((soft, hard)) = sys::rlimit(limit.resource) else { continue };
         if limit.hard <= hard {
             continue;
         }
         if sys::set_rlimit(limit.resource, soft, limit.hard).is_err() {
-            tracing::warn!("{} cannot be raised from {hard} to {}, it stays", limit.name, limit.hard);
+            kept.push(format!("{} cannot be raised from {hard} to {}, it stays", limit.name, limit.hard));
         }
     }
+    kept
 }
 
 /// Without CAP_SYS_RESOURCE the score can only go up: a lower one is left out.

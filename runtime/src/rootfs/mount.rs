@@ -242,7 +242,9 @@ impl Rootfs {
 fn set_bind_attr(tree: BorrowedFd<'_>, attr: MountAttr) -> Result<()> {
     match sys::set_attr(tree, attr, false) {
         Err(Errno::EPERM) if attr.clear != 0 => {
-            let clear = attr.clear & if attr.set & attr.clear & libc::MOUNT_ATTR__ATIME == 0 { 0 } else { libc::MOUNT_ATTR__ATIME };
+            // A mode of access times can only be set by clearing the others.
+            let sets_atime = attr.set & libc::MOUNT_ATTR__ATIME != 0;
+            let clear = if sets_atime { attr.clear & libc::MOUNT_ATTR__ATIME } else { 0 };
             sys::set_attr(tree, MountAttr { clear, ..attr }, false)
         }
         result => result,
