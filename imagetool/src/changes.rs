@@ -33,7 +33,10 @@ impl std::str::FromStr for Change {
     type Err = ChangeError;
 
     fn from_str(text: &str) -> Result<Self, ChangeError> {
-        parse(text.trim()).map_err(|problem| ChangeError { instruction: text.to_owned(), problem })
+        parse(text.trim()).map_err(|problem| ChangeError {
+            instruction: text.to_owned(),
+            problem,
+        })
     }
 }
 
@@ -52,17 +55,28 @@ fn parse(text: &str) -> Result<Change, String> {
         "WORKDIR" => Change::WorkDir(words(rest)?.join(" ")),
         "ENV" => Change::Env(pairs(rest)?),
         "LABEL" => Change::Labels(pairs(rest)?),
-        "EXPOSE" => Change::Add("ExposedPorts", words(rest)?.iter().map(|w| port(w)).collect::<Result<_, _>>()?),
+        "EXPOSE" => Change::Add(
+            "ExposedPorts",
+            words(rest)?.iter().map(|w| port(w)).collect::<Result<_, _>>()?,
+        ),
         "VOLUME" => Change::Add("Volumes", json_words(rest).map_or_else(|| words(rest), Ok)?),
         "ONBUILD" => Change::OnBuild(on_build(rest)?),
         "HEALTHCHECK" => Change::Set("Healthcheck", health_check(rest)?),
-        _ => return Err(format!("{name} is not one of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR")),
+        _ => {
+            return Err(format!(
+                "{name} is not one of CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK, LABEL, ONBUILD, STOPSIGNAL, USER, VOLUME, WORKDIR"
+            ));
+        }
     })
 }
 
 /// The exec form: a JSON array of texts.
 fn json_words(rest: &str) -> Option<Vec<String>> {
-    if rest.starts_with('[') { serde_json::from_str(rest).ok() } else { None }
+    if rest.starts_with('[') {
+        serde_json::from_str(rest).ok()
+    } else {
+        None
+    }
 }
 
 /// A command in exec or shell form.
@@ -98,9 +112,13 @@ fn words(rest: &str) -> Result<Vec<String>, String> {
 /// `KEY=value…`, or the old form `KEY value`.
 fn pairs(rest: &str) -> Result<Vec<(String, String)>, String> {
     let words = words(rest)?;
-    let Some(first) = words.first() else { return Err("needs KEY=VALUE".to_owned()) };
+    let Some(first) = words.first() else {
+        return Err("needs KEY=VALUE".to_owned());
+    };
     if !first.contains('=') {
-        let value = rest.split_once(char::is_whitespace).map(|(_, value)| value.trim());
+        let value = rest
+            .split_once(char::is_whitespace)
+            .map(|(_, value)| value.trim());
         let value = value.ok_or_else(|| format!("{first:?} has no value: write {first}=VALUE"))?;
         return Ok(vec![(first.clone(), value.to_owned())]);
     }
@@ -116,7 +134,9 @@ fn port(word: &str) -> Result<String, String> {
     let (number, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
     let protocol = protocol.to_ascii_lowercase();
     let valid = |number: &str| number.parse::<u16>().is_ok_and(|number| number > 0);
-    let range = number.split_once('-').map_or_else(|| valid(number), |(from, to)| valid(from) && valid(to));
+    let range = number
+        .split_once('-')
+        .map_or_else(|| valid(number), |(from, to)| valid(from) && valid(to));
     if !range || !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
         return Err(format!("{word:?} is no port"));
     }
@@ -124,7 +144,11 @@ fn port(word: &str) -> Result<String, String> {
 }
 
 fn on_build(rest: &str) -> Result<String, String> {
-    let first = rest.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
+    let first = rest
+        .split_whitespace()
+        .next()
+        .unwrap_or_default()
+        .to_ascii_uppercase();
     match first.as_str() {
         "ONBUILD" => Err("ONBUILD in ONBUILD is not allowed".to_owned()),
         "FROM" | "MAINTAINER" => Err(format!("{first} is not allowed in ONBUILD")),
@@ -141,14 +165,28 @@ fn health_check(rest: &str) -> Result<Value, String> {
     let mut rest = rest;
     while let Some(option) = rest.strip_prefix("--") {
         let (option, after) = option.split_once(char::is_whitespace).unwrap_or((option, ""));
-        let (name, value) = option.split_once('=').ok_or_else(|| format!("--{option} has no value"))?;
+        let (name, value) = option
+            .split_once('=')
+            .ok_or_else(|| format!("--{option} has no value"))?;
         let wrong = || format!("--{option} is no valid value");
         match name {
-            "interval" => check.insert("Interval".to_owned(), json!(duration_ns(value).ok_or_else(wrong)?)),
+            "interval" => check.insert(
+                "Interval".to_owned(),
+                json!(duration_ns(value).ok_or_else(wrong)?),
+            ),
             "timeout" => check.insert("Timeout".to_owned(), json!(duration_ns(value).ok_or_else(wrong)?)),
-            "start-period" => check.insert("StartPeriod".to_owned(), json!(duration_ns(value).ok_or_else(wrong)?)),
-            "start-interval" => check.insert("StartInterval".to_owned(), json!(duration_ns(value).ok_or_else(wrong)?)),
-            "retries" => check.insert("Retries".to_owned(), json!(value.parse::<u32>().map_err(|_| wrong())?)),
+            "start-period" => check.insert(
+                "StartPeriod".to_owned(),
+                json!(duration_ns(value).ok_or_else(wrong)?),
+            ),
+            "start-interval" => check.insert(
+                "StartInterval".to_owned(),
+                json!(duration_ns(value).ok_or_else(wrong)?),
+            ),
+            "retries" => check.insert(
+                "Retries".to_owned(),
+                json!(value.parse::<u32>().map_err(|_| wrong())?),
+            ),
             _ => return Err(format!("--{name} is no option of HEALTHCHECK")),
         };
         rest = after.trim_start();
@@ -176,7 +214,9 @@ fn duration_ns(text: &str) -> Option<i64> {
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let number: f64 = rest[..end].parse().ok()?;
-        let unit_end = rest[end..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| end + at);
+        let unit_end = rest[end..]
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .map_or(rest.len(), |at| end + at);
         let factor = match &rest[end..unit_end] {
             "ns" => 1.0,
             "us" | "µs" => 1e3,
@@ -209,27 +249,40 @@ impl Change {
                 for (key, value) in pairs {
                     let prefix = format!("{key}=");
                     let line = json!(format!("{key}={value}"));
-                    match list.iter_mut().find(|item| item.as_str().is_some_and(|item| item.starts_with(&prefix))) {
+                    match list
+                        .iter_mut()
+                        .find(|item| item.as_str().is_some_and(|item| item.starts_with(&prefix)))
+                    {
                         Some(item) => *item = line,
                         None => list.push(line),
                     }
                 }
             }
             Self::Add(key, names) => {
-                let Some(map) = entry(config, key, json!({})).as_object_mut() else { return };
+                let Some(map) = entry(config, key, json!({})).as_object_mut() else {
+                    return;
+                };
                 map.extend(names.iter().map(|name| (name.clone(), json!({}))));
             }
             Self::Labels(pairs) => {
-                let Some(map) = entry(config, "Labels", json!({})).as_object_mut() else { return };
+                let Some(map) = entry(config, "Labels", json!({})).as_object_mut() else {
+                    return;
+                };
                 map.extend(pairs.iter().map(|(key, value)| (key.clone(), json!(value))));
             }
             Self::OnBuild(trigger) => {
-                let Some(list) = entry(config, "OnBuild", json!([])).as_array_mut() else { return };
+                let Some(list) = entry(config, "OnBuild", json!([])).as_array_mut() else {
+                    return;
+                };
                 list.push(json!(trigger));
             }
             Self::WorkDir(path) => {
                 let old = config.get("WorkingDir").and_then(Value::as_str).unwrap_or("/");
-                let joined = if path.starts_with('/') { path.clone() } else { format!("{old}/{path}") };
+                let joined = if path.starts_with('/') {
+                    path.clone()
+                } else {
+                    format!("{old}/{path}")
+                };
                 let mut parts: Vec<&str> = Vec::new();
                 for part in joined.split('/') {
                     match part {
@@ -259,7 +312,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn applied(start: Value, changes: &[&str]) -> Value {
-        let Value::Object(mut config) = start else { panic!() };
+        let Value::Object(mut config) = start else {
+            panic!()
+        };
         for change in changes {
             change.parse::<Change>().unwrap().apply(&mut config);
         }
@@ -270,16 +325,44 @@ mod tests {
     fn instructions_change_the_configuration() {
         let cases: [(Value, &str, Value); 14] = [
             (json!({}), "CMD [\"a\", \"b c\"]", json!({"Cmd": ["a", "b c"]})),
-            (json!({}), "cmd echo \"hi\"", json!({"Cmd": ["/bin/sh", "-c", "echo \"hi\""]})),
-            (json!({"Cmd": ["x"]}), "ENTRYPOINT [\"e\"]", json!({"Entrypoint": ["e"]})),
-            (json!({"Env": ["A=1", "B=2"]}), "ENV A=3 C=\"x y\"", json!({"Env": ["A=3", "B=2", "C=x y"]})),
+            (
+                json!({}),
+                "cmd echo \"hi\"",
+                json!({"Cmd": ["/bin/sh", "-c", "echo \"hi\""]}),
+            ),
+            (
+                json!({"Cmd": ["x"]}),
+                "ENTRYPOINT [\"e\"]",
+                json!({"Entrypoint": ["e"]}),
+            ),
+            (
+                json!({"Env": ["A=1", "B=2"]}),
+                "ENV A=3 C=\"x y\"",
+                json!({"Env": ["A=3", "B=2", "C=x y"]}),
+            ),
             (json!({"Env": null}), "ENV A b c", json!({"Env": ["A=b c"]})),
-            (json!({}), "EXPOSE 80 53/UDP", json!({"ExposedPorts": {"80/tcp": {}, "53/udp": {}}})),
-            (json!({"Labels": {"a": "1"}}), "LABEL b='2 3'", json!({"Labels": {"a": "1", "b": "2 3"}})),
+            (
+                json!({}),
+                "EXPOSE 80 53/UDP",
+                json!({"ExposedPorts": {"80/tcp": {}, "53/udp": {}}}),
+            ),
+            (
+                json!({"Labels": {"a": "1"}}),
+                "LABEL b='2 3'",
+                json!({"Labels": {"a": "1", "b": "2 3"}}),
+            ),
             (json!({}), "USER 1000:1000", json!({"User": "1000:1000"})),
-            (json!({}), "VOLUME /a /b", json!({"Volumes": {"/a": {}, "/b": {}}})),
+            (
+                json!({}),
+                "VOLUME /a /b",
+                json!({"Volumes": {"/a": {}, "/b": {}}}),
+            ),
             (json!({}), "VOLUME [\"/a b\"]", json!({"Volumes": {"/a b": {}}})),
-            (json!({"WorkingDir": "/a/b"}), "WORKDIR ../c", json!({"WorkingDir": "/a/c"})),
+            (
+                json!({"WorkingDir": "/a/b"}),
+                "WORKDIR ../c",
+                json!({"WorkingDir": "/a/c"}),
+            ),
             (json!({}), "STOPSIGNAL SIGINT", json!({"StopSignal": "SIGINT"})),
             (json!({}), "ONBUILD RUN make", json!({"OnBuild": ["RUN make"]})),
             (
@@ -295,7 +378,20 @@ mod tests {
 
     #[test]
     fn wrong_instructions_are_refused() {
-        for text in ["", "RUN x", "CMD", "ENV", "ENV A", "ENV =b", "EXPOSE 0", "EXPOSE 80/x", "LABEL 'a=b", "ONBUILD FROM x", "HEALTHCHECK CMD", "HEALTHCHECK --interval=x CMD y"] {
+        for text in [
+            "",
+            "RUN x",
+            "CMD",
+            "ENV",
+            "ENV A",
+            "ENV =b",
+            "EXPOSE 0",
+            "EXPOSE 80/x",
+            "LABEL 'a=b",
+            "ONBUILD FROM x",
+            "HEALTHCHECK CMD",
+            "HEALTHCHECK --interval=x CMD y",
+        ] {
             assert!(text.parse::<Change>().is_err(), "{text}");
         }
     }

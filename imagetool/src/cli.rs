@@ -38,6 +38,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // one value per process
 pub(crate) enum Verb {
     /// Run a command in a new container
     Run(commands::run::Args),
@@ -84,8 +85,6 @@ pub(crate) enum Verb {
 pub(crate) struct Context {
     /// The store's directory.
     pub(crate) root: PathBuf,
-    /// Whether `--debug` was given.
-    pub(crate) debug: bool,
 }
 
 impl Context {
@@ -131,10 +130,7 @@ impl Cli {
             Some(root) => std::path::absolute(&root).with_context(|| format!("store {}", root.display()))?,
             None => default_root()?,
         };
-        let context = Context {
-            root,
-            debug: self.debug,
-        };
+        let context = Context { root };
         match self.verb {
             Verb::Run(args) => args.execute(&context),
             Verb::Ps(args) => args.execute(&context),

@@ -25,7 +25,9 @@ use crate::layer_tar::{Files, write_changes};
 use crate::manifest::{OCI_LAYER, parse_manifest};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::store::{ContainerRecord, ContainerStatus, ImageDetails, NewImage, StagedBlob, StagedLayer, Staging, Store};
+use crate::store::{
+    ContainerRecord, ContainerStatus, ImageDetails, NewImage, StagedBlob, StagedLayer, Staging, Store,
+};
 use crate::time;
 
 /// What `commit` is told beside the container.
@@ -68,7 +70,11 @@ pub fn commit(
         (None, None) => None,
     };
     let (snapshot, changes) = read_changes(store, record, options.full)?;
-    let layer = if changes.is_empty() { None } else { Some(make_layer(&staging, record, &snapshot, &changes, progress)?) };
+    let layer = if changes.is_empty() {
+        None
+    } else {
+        Some(make_layer(&staging, record, &snapshot, &changes, progress)?)
+    };
     let (mut layers, mut layer_blobs) = match &parent {
         Some(parent) if !options.full => inherited(store, &staging, parent)?,
         _ => (Vec::new(), Vec::new()),
@@ -82,7 +88,13 @@ pub fn commit(
         });
     }
     let now = time::now();
-    let config_json = configuration(record, parent.as_ref(), options, layer.as_ref().map(|l| l.layer.diff_id), now)?;
+    let config_json = configuration(
+        record,
+        parent.as_ref(),
+        options,
+        layer.as_ref().map(|l| l.layer.diff_id),
+        now,
+    )?;
     let config = staging.add_blob(config_json.as_bytes())?;
     let manifest = staging.add_blob(&manifest_json(&config_json, &layer_blobs)?)?;
     let image = NewImage {
@@ -120,7 +132,9 @@ fn read_changes(
         Snapshot::open(&upper, &lowers)
     };
     let snapshot = snapshot.map_err(|error| ImageError::Changes(Box::new(error)))?;
-    let changes = snapshot.changes().map_err(|error| ImageError::Changes(Box::new(error)))?;
+    let changes = snapshot
+        .changes()
+        .map_err(|error| ImageError::Changes(Box::new(error)))?;
     Ok((snapshot, changes))
 }
 
@@ -132,7 +146,11 @@ fn make_layer(
     changes: &[FileChange],
     progress: &Progress,
 ) -> Result<NewLayer, ImageError> {
-    let files = if record.status == ContainerStatus::Running { Files::InUse } else { Files::AtRest };
+    let files = if record.status == ContainerStatus::Running {
+        Files::InUse
+    } else {
+        Files::AtRest
+    };
     let mut blob = staging.new_blob()?;
     write_changes(snapshot, changes, files, &mut blob)?;
     let blob = blob.finish()?;
@@ -140,7 +158,11 @@ fn make_layer(
     for warning in &ingested.unpacked.warnings {
         progress.warn(warning);
     }
-    Ok(NewLayer { blob, layer: ingested.layer, media_type: OCI_LAYER.to_owned() })
+    Ok(NewLayer {
+        blob,
+        layer: ingested.layer,
+        media_type: OCI_LAYER.to_owned(),
+    })
 }
 
 /// The parent's layers, kept from deletion until the commit is over.
@@ -149,7 +171,10 @@ type Inherited = (Vec<(Digest, Digest)>, Vec<LayerBlob>);
 fn inherited(store: &Store, staging: &Staging, parent: &ImageDetails) -> Result<Inherited, ImageError> {
     for (diff_id, _) in &parent.layers {
         if !store.pin_layer(staging, diff_id)? {
-            return Err(ImageError::Invalid(format!("layer {} was removed meanwhile", diff_id.short())));
+            return Err(ImageError::Invalid(format!(
+                "layer {} was removed meanwhile",
+                diff_id.short()
+            )));
         }
     }
     let what = format!("manifest {}", parent.manifest.short());
@@ -162,7 +187,11 @@ fn inherited(store: &Store, staging: &Staging, parent: &ImageDetails) -> Result<
             "application/vnd.docker.image.rootfs.diff.tar" | "" => OCI_LAYER.to_owned(),
             other => other.to_owned(),
         };
-        blobs.push(LayerBlob { media_type, digest: layer.digest()?, size_bytes: layer.size_bytes });
+        blobs.push(LayerBlob {
+            media_type,
+            digest: layer.digest()?,
+            size_bytes: layer.size_bytes,
+        });
     }
     Ok((parent.layers.clone(), blobs))
 }
@@ -200,7 +229,11 @@ fn take_over(config: &mut ConfigBuilder, container: &ContainerConfig) {
     let target = config.container_config();
     let own = |variable: &&String| !variable.starts_with("HOSTNAME=") && !variable.starts_with("TERM=");
     let env: Vec<&String> = container.env.iter().filter(own).collect();
-    let lists = [("Env", json!(env)), ("Cmd", json!(container.cmd)), ("Entrypoint", json!(container.entrypoint))];
+    let lists = [
+        ("Env", json!(env)),
+        ("Cmd", json!(container.cmd)),
+        ("Entrypoint", json!(container.entrypoint)),
+    ];
     for (key, list) in lists {
         if list.as_array().is_some_and(|list| !list.is_empty()) {
             target.insert(key.to_owned(), list);

@@ -38,7 +38,9 @@ impl ConfigBuilder {
             "rootfs": { "type": "layers", "diff_ids": [] },
             "history": [],
         });
-        let Value::Object(document) = document else { unreachable!("the literal above is an object") };
+        let Value::Object(document) = document else {
+            unreachable!("the literal above is an object")
+        };
         Self { document }
     }
 
@@ -47,12 +49,21 @@ impl ConfigBuilder {
         match serde_json::from_str(config_json) {
             Ok(Value::Object(mut document)) => {
                 // facts about the parent's own making
-                for key in ["container", "container_config", "docker_version", "id", "parent", "created"] {
+                for key in [
+                    "container",
+                    "container_config",
+                    "docker_version",
+                    "id",
+                    "parent",
+                    "created",
+                ] {
                     document.remove(key);
                 }
                 Ok(Self { document })
             }
-            _ => Err(ImageError::Invalid("the parent's configuration is no JSON object".to_owned())),
+            _ => Err(ImageError::Invalid(
+                "the parent's configuration is no JSON object".to_owned(),
+            )),
         }
     }
 
@@ -63,7 +74,8 @@ impl ConfigBuilder {
 
     /// Drops the parent's layers and history: what follows stands alone.
     pub fn forget_layers(&mut self) {
-        self.document.insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": [] }));
+        self.document
+            .insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": [] }));
         self.document.insert("history".to_owned(), json!([]));
     }
 
@@ -76,7 +88,8 @@ impl ConfigBuilder {
 
     /// Notes who and when.
     pub fn created(&mut self, time: Timestamp, author: Option<&str>) {
-        self.document.insert("created".to_owned(), json!(time.to_rfc3339()));
+        self.document
+            .insert("created".to_owned(), json!(time.to_rfc3339()));
         if let Some(author) = author {
             self.document.insert("author".to_owned(), json!(author));
         }
@@ -86,7 +99,11 @@ impl ConfigBuilder {
     pub fn push(&mut self, time: Timestamp, entry: &HistoryEntry, diff_id: Option<Digest>) {
         let mut item = Map::new();
         item.insert("created".to_owned(), json!(time.to_rfc3339()));
-        let texts = [("created_by", &entry.created_by), ("comment", &entry.comment), ("author", &entry.author)];
+        let texts = [
+            ("created_by", &entry.created_by),
+            ("comment", &entry.comment),
+            ("author", &entry.author),
+        ];
         for (key, text) in texts {
             if let Some(text) = text {
                 item.insert(key.to_owned(), json!(text));
@@ -115,7 +132,9 @@ fn object<'a>(parent: &'a mut Map<String, Value>, key: &str) -> &'a mut Map<Stri
     if !value.is_object() {
         *value = json!({});
     }
-    value.as_object_mut().unwrap_or_else(|| unreachable!("made an object above"))
+    value
+        .as_object_mut()
+        .unwrap_or_else(|| unreachable!("made an object above"))
 }
 
 /// The array under a key, likewise.
@@ -124,7 +143,9 @@ fn array<'a>(parent: &'a mut Map<String, Value>, key: &str) -> &'a mut Vec<Value
     if !value.is_array() {
         *value = json!([]);
     }
-    value.as_array_mut().unwrap_or_else(|| unreachable!("made an array above"))
+    value
+        .as_array_mut()
+        .unwrap_or_else(|| unreachable!("made an array above"))
 }
 
 /// A layer as a manifest lists it.
@@ -140,9 +161,19 @@ pub struct LayerBlob {
 
 /// The OCI manifest of an image, as bytes.
 pub fn manifest_json(config_json: &str, layers: &[LayerBlob]) -> Result<Vec<u8>, ImageError> {
-    let config = Descriptor::new(OCI_CONFIG, Digest::of(config_json.as_bytes()), config_json.len() as u64);
-    let layers = layers.iter().map(|layer| Descriptor::new(&layer.media_type, layer.digest, layer.size_bytes));
-    let manifest =
-        Manifest { schema_version: 2, media_type: OCI_MANIFEST.to_owned(), config, layers: layers.collect() };
+    let config = Descriptor::new(
+        OCI_CONFIG,
+        Digest::of(config_json.as_bytes()),
+        config_json.len() as u64,
+    );
+    let layers = layers
+        .iter()
+        .map(|layer| Descriptor::new(&layer.media_type, layer.digest, layer.size_bytes));
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: OCI_MANIFEST.to_owned(),
+        config,
+        layers: layers.collect(),
+    };
     serde_json::to_vec(&manifest).map_err(|error| ImageError::Invalid(format!("write a manifest: {error}")))
 }

@@ -13,9 +13,17 @@ use crate::store::{ContainerRecord, ContainerStatus, Store};
 /// Writes everything a container sees, apart from its volumes, as a tar stream.
 pub fn export(store: &Store, record: &ContainerRecord, out: impl Write) -> Result<(), ImageError> {
     let upper = container::upper(store, record);
-    let layers: Vec<PathBuf> = std::iter::once(upper).chain(container::lowers(store, record)?).collect();
+    let layers: Vec<PathBuf> = std::iter::once(upper)
+        .chain(container::lowers(store, record)?)
+        .collect();
     let snapshot = Snapshot::merged(&layers).map_err(|error| ImageError::Changes(Box::new(error)))?;
-    let changes = snapshot.changes().map_err(|error| ImageError::Changes(Box::new(error)))?;
-    let files = if record.status == ContainerStatus::Running { Files::InUse } else { Files::AtRest };
+    let changes = snapshot
+        .changes()
+        .map_err(|error| ImageError::Changes(Box::new(error)))?;
+    let files = if record.status == ContainerStatus::Running {
+        Files::InUse
+    } else {
+        Files::AtRest
+    };
     write_changes(&snapshot, &changes, files, out)
 }

@@ -53,7 +53,13 @@ pub fn rows(store: &Store, name_or_id: &str) -> Result<Vec<HistoryRow>, ImageErr
     });
     rows.extend(rest);
     if rows.is_empty() {
-        rows.push(HistoryRow { id: None, created: None, created_by: String::new(), size_bytes: 0, comment: String::new() });
+        rows.push(HistoryRow {
+            id: None,
+            created: None,
+            created_by: String::new(),
+            size_bytes: 0,
+            comment: String::new(),
+        });
     }
     mark_ids(store, id, &mut rows)?;
     rows.reverse();
@@ -64,7 +70,9 @@ pub fn rows(store: &Store, name_or_id: &str) -> Result<Vec<HistoryRow>, ImageErr
 fn mark_ids(store: &Store, id: Digest, rows: &mut [HistoryRow]) -> Result<(), ImageError> {
     let mut next = Some(id);
     while let Some(id) = next {
-        let Ok(details) = store.image_details(&id) else { break };
+        let Ok(details) = store.image_details(&id) else {
+            break;
+        };
         let steps = details.image.config.history().as_ref().map_or(0, Vec::len).max(1);
         if let Some(row) = rows.get_mut(steps - 1)
             && row.id.is_none()
@@ -79,7 +87,9 @@ fn mark_ids(store: &Store, id: Digest, rows: &mut [HistoryRow]) -> Result<(), Im
 impl HistoryRow {
     /// The row as `--format` sees it.
     pub fn to_json(&self, no_trunc: bool, human: bool) -> Value {
-        let id = self.id.map(|id| if no_trunc { id.to_string() } else { id.short() });
+        let id = self
+            .id
+            .map(|id| if no_trunc { id.to_string() } else { id.short() });
         let mut by = self.created_by.clone();
         if !no_trunc && by.chars().count() > 45 {
             by = by.chars().take(44).chain(['…']).collect();
@@ -87,7 +97,11 @@ impl HistoryRow {
         let since = self.created.map_or_else(
             || "N/A".to_owned(),
             |time| {
-                if human { format!("{} ago", human_duration(now().seconds - time.seconds)) } else { time.to_rfc3339() }
+                if human {
+                    format!("{} ago", human_duration(now().seconds - time.seconds))
+                } else {
+                    time.to_rfc3339()
+                }
             },
         );
         json!({

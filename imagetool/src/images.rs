@@ -69,7 +69,10 @@ pub fn rows(store: &Store, filter: &ImagesFilter) -> Result<Vec<ImageRow>, Image
         let names = store.names_of(&id)?;
         if filter.before_s.is_some_and(|limit| details.created_at_s >= limit)
             || filter.since_s.is_some_and(|limit| details.created_at_s <= limit)
-            || !filter.labels.iter().all(|label| has_label(&details.image.config_json, label))
+            || !filter
+                .labels
+                .iter()
+                .all(|label| has_label(&details.image.config_json, label))
         {
             continue;
         }
@@ -83,7 +86,8 @@ pub fn rows(store: &Store, filter: &ImagesFilter) -> Result<Vec<ImageRow>, Image
         };
         if names.is_empty() {
             let intermediate = parents.contains(&id);
-            let asked = filter.reference.is_none() && filter.patterns.is_empty() && filter.dangling != Some(false);
+            let asked =
+                filter.reference.is_none() && filter.patterns.is_empty() && filter.dangling != Some(false);
             if asked && (!intermediate || (filter.all && filter.dangling.is_none())) {
                 rows.push(row(None));
             }
@@ -103,16 +107,20 @@ fn name_fits(name: &Reference, filter: &ImagesFilter) -> bool {
         let same = (wanted.domain(), wanted.path()) == (name.domain(), name.path());
         same && wanted.tag().is_none_or(|tag| name.tag() == Some(tag))
     });
-    let pattern = |pattern: &String| {
-        matches(pattern, &name.familiar()) || matches(pattern, &name.familiar_name())
-    };
+    let pattern =
+        |pattern: &String| matches(pattern, &name.familiar()) || matches(pattern, &name.familiar_name());
     exact && (filter.patterns.is_empty() || filter.patterns.iter().any(pattern))
 }
 
 fn has_label(config_json: &str, label: &str) -> bool {
     let config: Value = serde_json::from_str(config_json).unwrap_or_default();
-    let (key, value) = label.split_once('=').map_or((label, None), |(key, value)| (key, Some(value)));
-    let found = config.pointer("/config/Labels").and_then(|labels| labels.get(key)).and_then(Value::as_str);
+    let (key, value) = label
+        .split_once('=')
+        .map_or((label, None), |(key, value)| (key, Some(value)));
+    let found = config
+        .pointer("/config/Labels")
+        .and_then(|labels| labels.get(key))
+        .and_then(Value::as_str);
     found.is_some_and(|found| value.is_none_or(|value| value == found))
 }
 
@@ -164,8 +172,21 @@ mod tests {
 
     #[test]
     fn patterns() {
-        let yes = [("deb*", "debian"), ("*", "a"), ("a?c:*", "abc:1"), ("*/x", "me/x"), ("debian", "debian"), ("**", "")];
-        let no = [("deb*", "me/debian"), ("*", "a/b"), ("a?c", "ac"), ("debian", "debian:12"), ("", "a")];
+        let yes = [
+            ("deb*", "debian"),
+            ("*", "a"),
+            ("a?c:*", "abc:1"),
+            ("*/x", "me/x"),
+            ("debian", "debian"),
+            ("**", ""),
+        ];
+        let no = [
+            ("deb*", "me/debian"),
+            ("*", "a/b"),
+            ("a?c", "ac"),
+            ("debian", "debian:12"),
+            ("", "a"),
+        ];
         assert!(yes.iter().all(|(pattern, text)| matches(pattern, text)));
         assert!(!no.iter().any(|(pattern, text)| matches(pattern, text)));
     }

@@ -35,7 +35,10 @@ pub fn import(
     let staging = store.stage("import")?;
     let ingested = ingest(&staging, &options.source, archive)?;
     if !ingested.unpacked.end_marker {
-        let text = format!("{}: archive ends without its end marker: it is cut off or no tar archive", options.source);
+        let text = format!(
+            "{}: archive ends without its end marker: it is cut off or no tar archive",
+            options.source
+        );
         return Err(ImageError::Invalid(text));
     }
     for warning in &ingested.unpacked.warnings {
@@ -45,8 +48,14 @@ pub fn import(
     let mut config = ConfigBuilder::scratch();
     config.apply(&options.changes);
     config.created(now, None);
-    let comment = options.message.clone().unwrap_or_else(|| format!("Imported from {}", options.source));
-    let entry = HistoryEntry { comment: Some(comment), ..HistoryEntry::default() };
+    let comment = options
+        .message
+        .clone()
+        .unwrap_or_else(|| format!("Imported from {}", options.source));
+    let entry = HistoryEntry {
+        comment: Some(comment),
+        ..HistoryEntry::default()
+    };
     config.push(now, &entry, Some(ingested.layer.diff_id));
     let config_json = config.finish();
     let layer = LayerBlob {
@@ -63,7 +72,11 @@ pub fn import(
         created: Some(now),
         config_json,
     };
-    let blobs = [staging.add_blob(image.config_json.as_bytes())?, manifest, ingested.blob];
+    let blobs = [
+        staging.add_blob(image.config_json.as_bytes())?,
+        manifest,
+        ingested.blob,
+    ];
     let names: Vec<Reference> = options.name.iter().map(|name| name.clone().or_latest()).collect();
     store.publish(&staging, &blobs, &[ingested.layer], &image, &names)?;
     Ok(Digest::of(image.config_json.as_bytes()))

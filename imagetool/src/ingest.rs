@@ -46,7 +46,10 @@ impl<R: Read, W: Write> Read for Tee<R, W> {
 /// Takes in a stream whose blob is not in the store or staging yet. `what` names it in errors.
 pub fn ingest(staging: &Staging, what: &str, reader: impl Read + Send) -> Result<Ingested, ImageError> {
     let (compression, reader) = sniff(reader).map_err(ImageError::io("read", what))?;
-    let mut tee = Tee { reader, writer: staging.new_blob()? };
+    let mut tee = Tee {
+        reader,
+        writer: staging.new_blob()?,
+    };
     let (layer, unpacked, media_type, blob) = match compression.layer_media_type() {
         Some(media_type) => {
             let plain = decompress(compression, &mut tee).map_err(ImageError::io("decompress", what))?;
@@ -57,12 +60,20 @@ pub fn ingest(staging: &Staging, what: &str, reader: impl Read + Send) -> Result
         }
         None => {
             let plain = decompress(compression, tee.reader).map_err(ImageError::io("decompress", what))?;
-            let mut tee: Tee<_, BlobWriter> = Tee { reader: plain, writer: tee.writer };
+            let mut tee: Tee<_, BlobWriter> = Tee {
+                reader: plain,
+                writer: tee.writer,
+            };
             let (layer, unpacked) = unpack_stream(staging, what, &mut tee)?;
             (layer, unpacked, crate::manifest::OCI_LAYER, tee.writer.finish()?)
         }
     };
-    Ok(Ingested { layer, blob, media_type, unpacked })
+    Ok(Ingested {
+        layer,
+        blob,
+        media_type,
+        unpacked,
+    })
 }
 
 /// Takes in a layer whose blob is staged already.
@@ -74,7 +85,12 @@ pub fn ingest_staged(staging: &Staging, what: &str, blob: &StagedBlob) -> Result
     };
     let plain = decompress(compression, reader).map_err(ImageError::io("decompress", what))?;
     let (layer, unpacked) = unpack_stream(staging, what, plain)?;
-    Ok(Ingested { layer, blob: blob.clone(), media_type, unpacked })
+    Ok(Ingested {
+        layer,
+        blob: blob.clone(),
+        media_type,
+        unpacked,
+    })
 }
 
 /// The diff id of a staged blob and its media type, without unpacking it.
@@ -84,7 +100,8 @@ pub fn diff_id_of(what: &str, blob: &StagedBlob) -> Result<(Digest, Option<&'sta
     if compression == Compression::None {
         return Ok((blob.digest, compression.layer_media_type()));
     }
-    let mut plain = Hashing::new(decompress(compression, reader).map_err(ImageError::io("decompress", what))?);
+    let mut plain =
+        Hashing::new(decompress(compression, reader).map_err(ImageError::io("decompress", what))?);
     io::copy(&mut plain, &mut io::sink()).map_err(ImageError::io("decompress", what))?;
     Ok((plain.finish().0, compression.layer_media_type()))
 }
@@ -98,9 +115,23 @@ pub fn unpack_stream(
     let path = staging.new_layer()?;
     let mut hashing = Hashing::new(plain);
     let unpacked = unpack(&mut hashing, &path.join("diff")).map_err(|source| match source {
-        UnpackError::Tar(TarError::Read(source)) => ImageError::Io { action: "read", what: what.to_owned(), source },
-        source => ImageError::Unpack { what: what.to_owned(), source },
+        UnpackError::Tar(TarError::Read(source)) => ImageError::Io {
+            action: "read",
+            what: what.to_owned(),
+            source,
+        },
+        source => ImageError::Unpack {
+            what: what.to_owned(),
+            source,
+        },
     })?;
     let (diff_id, _, _) = hashing.finish();
-    Ok((StagedLayer { diff_id, size_bytes: unpacked.size_bytes, path }, unpacked))
+    Ok((
+        StagedLayer {
+            diff_id,
+            size_bytes: unpacked.size_bytes,
+            path,
+        },
+        unpacked,
+    ))
 }

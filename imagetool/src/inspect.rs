@@ -38,17 +38,29 @@ pub fn inspect(store: &Store, name: &str, kind: Option<Kind>) -> Result<Value, I
 fn image(store: &Store, details: &ImageDetails) -> Result<Value, ImageError> {
     let image = &details.image;
     let raw: Value = serde_json::from_str(&image.config_json).unwrap_or_default();
-    let text = |key: &str| raw.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text = |key: &str| {
+        raw.get(key)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let names = store.names_of(&image.id)?;
-    let mut repositories: Vec<String> =
-        names.iter().map(|name| format!("{}@{}", name.familiar_name(), details.manifest)).collect();
+    let mut repositories: Vec<String> = names
+        .iter()
+        .map(|name| format!("{}@{}", name.familiar_name(), details.manifest))
+        .collect();
     repositories.dedup();
     let comment = raw
         .get("history")
         .and_then(Value::as_array)
         .and_then(|steps| steps.last()?.get("comment")?.as_str().map(str::to_owned))
         .unwrap_or_default();
-    let dirs: Vec<String> = details.layers.iter().rev().map(|(id, _)| store.layer_diff(id).display().to_string()).collect();
+    let dirs: Vec<String> = details
+        .layers
+        .iter()
+        .rev()
+        .map(|(id, _)| store.layer_diff(id).display().to_string())
+        .collect();
     let mut driver = serde_json::Map::new();
     if let Some((upper, lower)) = dirs.split_first() {
         driver.insert("UpperDir".to_owned(), json!(upper));

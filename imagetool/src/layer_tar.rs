@@ -52,7 +52,9 @@ pub fn write_changes(
             let entry = whiteout_entry(change).ok_or_else(|| {
                 ImageError::Invalid(format!("{}: the root directory cannot be removed", shown()))
             })?;
-            writer.member(&entry, &mut io::empty()).map_err(ImageError::io("write the removal of", shown()))?;
+            writer
+                .member(&entry, &mut io::empty())
+                .map_err(ImageError::io("write the removal of", shown()))?;
             continue;
         };
         let Some(mut member) = member(path, node) else {
@@ -65,23 +67,32 @@ pub fn write_changes(
                 member.link.clone_from(first);
                 member.size_bytes = 0;
                 member.xattrs.clear();
-                writer.member(&member, &mut io::empty()).map_err(ImageError::io("write", shown()))?;
+                writer
+                    .member(&member, &mut io::empty())
+                    .map_err(ImageError::io("write", shown()))?;
                 continue;
             }
             written.insert(node.ino, path.to_vec());
         }
         if node.file_type != FileType::Regular {
-            writer.member(&member, &mut io::empty()).map_err(ImageError::io("write", shown()))?;
+            writer
+                .member(&member, &mut io::empty())
+                .map_err(ImageError::io("write", shown()))?;
             continue;
         }
-        let file = snapshot.open_content(change).map_err(|error| ImageError::Changes(Box::new(error)))?;
+        let file = snapshot
+            .open_content(change)
+            .map_err(|error| ImageError::Changes(Box::new(error)))?;
         let file = match files {
             Files::AtRest => file,
             Files::InUse => consistent_copy(file).map_err(ImageError::io("copy", shown()))?,
         };
         write_file(&mut writer, member, file).map_err(ImageError::io("write", shown()))?;
     }
-    writer.finish().and_then(|mut out| out.flush()).map_err(ImageError::io("write", "the layer"))
+    writer
+        .finish()
+        .and_then(|mut out| out.flush())
+        .map_err(ImageError::io("write", "the layer"))
 }
 
 /// The marker that says that a path is gone.
@@ -109,16 +120,30 @@ fn member(path: &[u8], node: &Node) -> Option<Member> {
     // labels of the host's security module mean nothing elsewhere
     let kept = node.xattrs.iter().filter(|(name, _)| name != "security.selinux");
     Some(Member {
-        path: if path.is_empty() { b".".to_vec() } else { path.to_vec() },
-        link: node.link_target.as_ref().map(|link| link.as_bytes().to_vec()).unwrap_or_default(),
+        path: if path.is_empty() {
+            b".".to_vec()
+        } else {
+            path.to_vec()
+        },
+        link: node
+            .link_target
+            .as_ref()
+            .map(|link| link.as_bytes().to_vec())
+            .unwrap_or_default(),
         kind,
         mode: node.mode,
         uid: u64::from(node.uid),
         gid: u64::from(node.gid),
         mtime: node.mtime,
         size_bytes: if kind == Kind::Regular { node.size_bytes } else { 0 },
-        device: if is_device { (libc::major(node.rdev), libc::minor(node.rdev)) } else { (0, 0) },
-        xattrs: kept.map(|(name, value)| (name.as_bytes().to_vec(), value.clone())).collect(),
+        device: if is_device {
+            (libc::major(node.rdev), libc::minor(node.rdev))
+        } else {
+            (0, 0)
+        },
+        xattrs: kept
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.clone()))
+            .collect(),
         segments: None,
     })
 }
@@ -132,7 +157,12 @@ fn write_file<W: Write>(writer: &mut Writer<W>, mut member: Member, mut file: Fi
         file.seek(SeekFrom::Start(0))?;
         return writer.member(&member, &mut file);
     }
-    let mut pieces = Pieces { file, segments: segments.clone(), at: 0, left: 0 };
+    let mut pieces = Pieces {
+        file,
+        segments: segments.clone(),
+        at: 0,
+        left: 0,
+    };
     member.segments = Some(segments);
     writer.member(&member, &mut pieces)
 }
@@ -170,7 +200,9 @@ struct Pieces {
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 {
-            let Some((offset, length)) = self.segments.get(self.at) else { return Ok(0) };
+            let Some((offset, length)) = self.segments.get(self.at) else {
+                return Ok(0);
+            };
             self.file.seek(SeekFrom::Start(*offset))?;
             self.left = *length;
             self.at += 1;

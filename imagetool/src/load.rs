@@ -147,28 +147,42 @@ fn prepare_layers(
 ) -> Result<Vec<Prepared>, ImageError> {
     let count = diff_ids.len();
     let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<Result<Prepared, ImageError>>>> = Mutex::new((0..count).map(|_| None).collect());
+    let results: Mutex<Vec<Option<Result<Prepared, ImageError>>>> =
+        Mutex::new((0..count).map(|_| None).collect());
     let work = || {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(diff_id) = diff_ids.get(at) else { return };
             // a layer that comes twice is unpacked once
             let repeated = diff_ids[..at].contains(diff_id);
-            let result = prepare(store, staging, contents, &described.layers[at], diff_id, repeated, progress);
+            let result = prepare(
+                store,
+                staging,
+                contents,
+                &described.layers[at],
+                diff_id,
+                repeated,
+                progress,
+            );
             if result.is_err() {
                 next.store(count, Ordering::Relaxed);
             }
             results.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[at] = Some(result);
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count).min(8);
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(count)
+        .min(8);
     std::thread::scope(|scope| {
         for _ in 1..threads {
             scope.spawn(work);
         }
         work();
     });
-    let results = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let results = results
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let (mut prepared, mut missing) = (Vec::new(), false);
     for result in results {
         match result {
@@ -202,7 +216,9 @@ fn prepare(
         )));
     }
     let disagree = |found: Digest| {
-        ImageError::Invalid(format!("{what}: the content has the diff id {found}, the configuration says {diff_id}"))
+        ImageError::Invalid(format!(
+            "{what}: the content has the diff id {found}, the configuration says {diff_id}"
+        ))
     };
     if repeated || store.pin_layer(staging, diff_id)? {
         let (found, media_type) = diff_id_of(&what, &blob)?;
@@ -210,7 +226,11 @@ fn prepare(
             return Err(disagree(found));
         }
         if let Some(media_type) = media_type {
-            return Ok(Prepared { blob, media_type: media_type.to_owned(), layer: None });
+            return Ok(Prepared {
+                blob,
+                media_type: media_type.to_owned(),
+                layer: None,
+            });
         }
     }
     let ingested = ingest_staged(staging, &what, &blob)?;
@@ -220,7 +240,10 @@ fn prepare(
     for warning in &ingested.unpacked.warnings {
         progress.warn(&format!("{what}: {warning}"));
     }
-    progress.line(&format!("{what}: {}", crate::time::human_size(ingested.layer.size_bytes)));
+    progress.line(&format!(
+        "{what}: {}",
+        crate::time::human_size(ingested.layer.size_bytes)
+    ));
     Ok(Prepared {
         blob: ingested.blob,
         media_type: ingested.media_type.to_owned(),

@@ -16,29 +16,43 @@ impl Progress {
     pub fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let bars = (terminal && !quiet).then(MultiProgress::new);
-        Self { bars, lines: !quiet && !terminal }
+        Self {
+            bars,
+            lines: !quiet && !terminal,
+        }
     }
 
     /// Nothing at all, for tests and for work inside other work.
     pub fn none() -> Self {
-        Self { bars: None, lines: false }
+        Self {
+            bars: None,
+            lines: false,
+        }
     }
 
     /// A bar for a number of bytes, when it is known.
     pub fn bytes(&self, label: &str, total_bytes: Option<u64>) -> Bar {
-        let Some(bars) = &self.bars else { return Bar { bar: None } };
+        let Some(bars) = &self.bars else {
+            return Bar { bar: None };
+        };
         let (bar, template) = match total_bytes {
-            Some(total) => {
-                (ProgressBar::new(total), "{prefix} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {eta}")
-            }
-            None => (ProgressBar::new_spinner(), "{prefix} {spinner} {decimal_bytes} {decimal_bytes_per_sec}"),
+            Some(total) => (
+                ProgressBar::new(total),
+                "{prefix} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {eta}",
+            ),
+            None => (
+                ProgressBar::new_spinner(),
+                "{prefix} {spinner} {decimal_bytes} {decimal_bytes_per_sec}",
+            ),
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_prefix(label.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
-        Bar { bar: Some(bars.add(bar)) }
+        Bar {
+            bar: Some(bars.add(bar)),
+        }
     }
 
     /// A line for those who see no bars.

@@ -243,7 +243,7 @@ fn component_problem(component: &str) -> Option<String> {
     let alnum = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     if let Some(bad) = component
         .chars()
-        .find(|c| !(c.is_ascii() && alnum(*c as u8)) && !matches!(c, '.' | '_' | '-'))
+        .find(|c| !c.is_ascii_lowercase() && !c.is_ascii_digit() && !matches!(c, '.' | '_' | '-'))
     {
         return Some(format!(
             "{component:?} has {bad:?}: a name has letters, digits, '.', '_' and '-'"

@@ -33,9 +33,10 @@ pub fn save(store: &Store, names_or_ids: &[String], out: impl Write) -> Result<(
         for (id, name) in select(store, text)? {
             let entry = match selected.entry(id) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(Selected { details: store.image_details(&id)?, names: BTreeSet::new() })
-                }
+                std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Selected {
+                    details: store.image_details(&id)?,
+                    names: BTreeSet::new(),
+                }),
             };
             entry.names.extend(name);
         }
@@ -77,13 +78,20 @@ fn write<'a>(
     let mut items = Vec::new();
     for Selected { details, names } in images {
         let size = store.blob_size(&details.manifest)?;
-        let descriptor = Descriptor::new(media_type(store, &details.manifest)?.as_str(), details.manifest, size);
+        let descriptor = Descriptor::new(
+            media_type(store, &details.manifest)?.as_str(),
+            details.manifest,
+            size,
+        );
         if names.is_empty() {
             manifests.push(descriptor.clone());
         }
         for name in names {
             let annotations = Some(name_annotations(&name.canonical()));
-            manifests.push(Descriptor { annotations, ..descriptor.clone() });
+            manifests.push(Descriptor {
+                annotations,
+                ..descriptor.clone()
+            });
         }
         let path = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
         let layers: Vec<String> = details.layers.iter().map(|(_, blob)| path(blob)).collect();
@@ -93,8 +101,13 @@ fn write<'a>(
         blobs.extend([details.image.id, details.manifest]);
         blobs.extend(details.layers.iter().map(|(_, blob)| *blob));
     }
-    let index = Index { schema_version: 2, media_type: OCI_INDEX.to_owned(), manifests };
-    let index = serde_json::to_vec(&index).map_err(|error| ImageError::Invalid(format!("write index.json: {error}")))?;
+    let index = Index {
+        schema_version: 2,
+        media_type: OCI_INDEX.to_owned(),
+        manifests,
+    };
+    let index = serde_json::to_vec(&index)
+        .map_err(|error| ImageError::Invalid(format!("write index.json: {error}")))?;
     let items = json!(items).to_string();
     let failed = |what: &str| ImageError::io("write", format!("archive: {what}"));
     let mut writer = Writer::new(out);
@@ -105,28 +118,49 @@ fn write<'a>(
         let size = store.blob_size(blob)?;
         let name = format!("blobs/sha256/{}", blob.hex());
         let file = store.open_blob(blob)?;
-        writer.member(&file_entry(&name, size), &mut file.take(size)).map_err(failed(&name))?;
+        writer
+            .member(&file_entry(&name, size), &mut file.take(size))
+            .map_err(failed(&name))?;
     }
-    let files = [("index.json", index.as_slice()), ("manifest.json", items.as_bytes()), ("oci-layout", OCI_LAYOUT.as_bytes())];
+    let files = [
+        ("index.json", index.as_slice()),
+        ("manifest.json", items.as_bytes()),
+        ("oci-layout", OCI_LAYOUT.as_bytes()),
+    ];
     for (name, bytes) in files {
-        writer.member(&file_entry(name, bytes.len() as u64), &mut &*bytes).map_err(failed(name))?;
+        writer
+            .member(&file_entry(name, bytes.len() as u64), &mut &*bytes)
+            .map_err(failed(name))?;
     }
-    writer.finish().and_then(|mut out| out.flush()).map_err(failed("end"))
+    writer
+        .finish()
+        .and_then(|mut out| out.flush())
+        .map_err(failed("end"))
 }
 
 /// The media type that a manifest gives itself.
 fn media_type(store: &Store, manifest: &Digest) -> Result<String, ImageError> {
     let bytes = store.read_document(manifest)?;
     let manifest = crate::manifest::parse_manifest(&format!("manifest {manifest}"), &bytes)?;
-    Ok(if manifest.media_type.is_empty() { OCI_MANIFEST.to_owned() } else { manifest.media_type })
+    Ok(if manifest.media_type.is_empty() {
+        OCI_MANIFEST.to_owned()
+    } else {
+        manifest.media_type
+    })
 }
 
 /// Writes to a file that appears whole or not at all.
-pub fn save_to_file(path: &std::path::Path, write: impl FnOnce(&mut dyn Write) -> Result<(), ImageError>) -> Result<(), ImageError> {
+pub fn save_to_file(
+    path: &std::path::Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
     let shown = path.display().to_string();
     let is_special = path.metadata().is_ok_and(|metadata| !metadata.is_file());
     if is_special {
-        let file = std::fs::File::options().write(true).open(path).map_err(ImageError::io("open", shown))?;
+        let file = std::fs::File::options()
+            .write(true)
+            .open(path)
+            .map_err(ImageError::io("open", shown))?;
         return write(&mut io::BufWriter::with_capacity(256 << 10, file));
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -135,11 +169,21 @@ pub fn save_to_file(path: &std::path::Path, write: impl FnOnce(&mut dyn Write) -
     let temporary = temporary.map_err(ImageError::io("create a file beside", shown.clone()))?;
     let mut out = io::BufWriter::with_capacity(256 << 10, temporary);
     write(&mut out)?;
-    let temporary = out.into_inner().map_err(|error| ImageError::io("write", shown.clone())(error.into_error()))?;
-    temporary.as_file().sync_data().map_err(ImageError::io("write", shown.clone()))?;
+    let temporary = out
+        .into_inner()
+        .map_err(|error| ImageError::io("write", shown.clone())(error.into_error()))?;
+    temporary
+        .as_file()
+        .sync_data()
+        .map_err(ImageError::io("write", shown.clone()))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644 & !umask());
-    temporary.as_file().set_permissions(mode).map_err(ImageError::io("write", shown.clone()))?;
-    temporary.persist(path).map_err(|error| ImageError::io("rename to", shown)(error.error))?;
+    temporary
+        .as_file()
+        .set_permissions(mode)
+        .map_err(ImageError::io("write", shown.clone()))?;
+    temporary
+        .persist(path)
+        .map_err(|error| ImageError::io("rename to", shown)(error.error))?;
     Ok(())
 }
 
@@ -147,5 +191,6 @@ pub fn save_to_file(path: &std::path::Path, write: impl FnOnce(&mut dyn Write) -
 fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    line.and_then(|value| u32::from_str_radix(value.trim(), 8).ok()).unwrap_or(0o022)
+    line.and_then(|value| u32::from_str_radix(value.trim(), 8).ok())
+        .unwrap_or(0o022)
 }

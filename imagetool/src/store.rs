@@ -88,7 +88,10 @@ impl Store {
             std::fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
         }
         let database = schema::open(root)?;
-        let store = Self { root: root.to_owned(), database: Mutex::new(database) };
+        let store = Self {
+            root: root.to_owned(),
+            database: Mutex::new(database),
+        };
         store.ensure_layout()?;
         if staging::recover(root)? {
             let _guard = staging::lock_exclusive(root)?;

@@ -3,7 +3,7 @@
 //! ```text
 //! text {{pipeline}} {{if p}}…{{else}}…{{end}} {{range p}}…{{else}}…{{end}} {{with p}}…{{end}}
 //! pipeline = command *( "|" command )
-//! command  = operand | function *operand      functions: json join len index upper lower title split println printf? no
+//! command  = operand | function *operand      functions: json join len index upper lower title println split eq ne not truncate
 //! operand  = "." | .Field.Sub | $ | "text" | `text` | number | true | false | ( pipeline )
 //! ```
 
@@ -27,7 +27,12 @@ pub struct Template {
 enum Node {
     Text(String),
     Print(Vec<Vec<Operand>>),
-    Block { word: Block, subject: Vec<Vec<Operand>>, body: Vec<Node>, otherwise: Vec<Node> },
+    Block {
+        word: Block,
+        subject: Vec<Vec<Operand>>,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +45,10 @@ enum Block {
 #[derive(Debug, Clone, PartialEq)]
 enum Operand {
     /// Field names from the present value (`.A.B`), or from the first one (`$.A`).
-    Field { from_root: bool, names: Vec<String> },
+    Field {
+        from_root: bool,
+        names: Vec<String>,
+    },
     Literal(Value),
     Function(String),
     Group(Vec<Vec<Operand>>),
@@ -110,26 +118,34 @@ fn tokens(text: &str) -> Result<(Vec<Token>, &str, bool), TemplateError> {
         if let Some(after) = rest.strip_prefix("-}}") {
             return Ok((tokens, after, true));
         }
-        let Some(first) = rest.chars().next() else { return wrong("unclosed action") };
+        let Some(first) = rest.chars().next() else {
+            return wrong("unclosed action");
+        };
         match first {
             '(' => tokens.push(Token::Open),
             ')' => tokens.push(Token::Close),
             '|' => tokens.push(Token::Pipe),
             '"' => {
                 let mut stream = serde_json::Deserializer::from_str(rest).into_iter::<String>();
-                let Some(Ok(value)) = stream.next() else { return wrong("unterminated quoted string") };
+                let Some(Ok(value)) = stream.next() else {
+                    return wrong("unterminated quoted string");
+                };
                 tokens.push(Token::Text(value));
                 rest = &rest[stream.byte_offset()..];
                 continue;
             }
             '`' => {
-                let Some(end) = rest[1..].find('`') else { return wrong("unterminated raw quoted string") };
+                let Some(end) = rest[1..].find('`') else {
+                    return wrong("unterminated raw quoted string");
+                };
                 tokens.push(Token::Text(rest[1..=end].to_owned()));
                 rest = &rest[end + 2..];
                 continue;
             }
             _ => {
-                let end = rest.find(|c: char| c.is_whitespace() || "()|}\"`".contains(c)).unwrap_or(rest.len());
+                let end = rest
+                    .find(|c: char| c.is_whitespace() || "()|}\"`".contains(c))
+                    .unwrap_or(rest.len());
                 if end == 0 {
                     return wrong(format!("unexpected {first:?} in action"));
                 }
@@ -185,7 +201,12 @@ fn parse_nodes(
         if end.as_deref() != Some("end") {
             return wrong(format!("{{{{{word}}}}} has no {{{{end}}}}"));
         }
-        nodes.push(Node::Block { word: block, subject, body, otherwise });
+        nodes.push(Node::Block {
+            word: block,
+            subject,
+            body,
+            otherwise,
+        });
     }
     Ok((nodes, None))
 }
@@ -232,13 +253,24 @@ fn parse_pipeline(tokens: &[Token], depth: usize) -> Result<Vec<Vec<Operand>>, T
 }
 
 fn parse_word(word: &str) -> Result<Operand, TemplateError> {
-    if let Some(rest) = word.strip_prefix('.').or_else(|| word.strip_prefix("$.")).or_else(|| word.strip_prefix('$')) {
-        let names: Vec<String> = rest.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if let Some(rest) = word
+        .strip_prefix('.')
+        .or_else(|| word.strip_prefix("$."))
+        .or_else(|| word.strip_prefix('$'))
+    {
+        let names: Vec<String> = rest
+            .split('.')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect();
         let valid = |name: &String| name.chars().all(|c| c.is_alphanumeric() || c == '_');
         if !names.iter().all(valid) {
             return wrong(format!("{word:?} is no field"));
         }
-        return Ok(Operand::Field { from_root: word.starts_with('$'), names });
+        return Ok(Operand::Field {
+            from_root: word.starts_with('$'),
+            names,
+        });
     }
     if let Ok(number) = word.parse::<i64>() {
         return Ok(Operand::Literal(Value::from(number)));
@@ -247,8 +279,8 @@ fn parse_word(word: &str) -> Result<Operand, TemplateError> {
         "true" => Ok(Operand::Literal(Value::Bool(true))),
         "false" => Ok(Operand::Literal(Value::Bool(false))),
         "nil" => Ok(Operand::Literal(Value::Null)),
-        "json" | "join" | "len" | "index" | "upper" | "lower" | "title" | "split" | "println" | "eq" | "ne" | "not"
-        | "truncate" => Ok(Operand::Function(word.to_owned())),
+        "json" | "join" | "len" | "index" | "upper" | "lower" | "title" | "split" | "println" | "eq"
+        | "ne" | "not" | "truncate" => Ok(Operand::Function(word.to_owned())),
         _ => wrong(format!("function {word:?} not defined")),
     }
 }
@@ -267,14 +299,27 @@ fn render(nodes: &[Node], root: &Value, dot: &Value, out: &mut String) -> Result
         match node {
             Node::Text(text) => out.push_str(text),
             Node::Print(pipeline) => print(&evaluate(pipeline, root, dot)?, true, out),
-            Node::Block { word, subject, body, otherwise } => {
+            Node::Block {
+                word,
+                subject,
+                body,
+                otherwise,
+            } => {
                 let value = evaluate(subject, root, dot)?;
                 match word {
                     Block::If if truth(&value) => render(body, root, dot, out)?,
                     Block::With if truth(&value) => render(body, root, &value, out)?,
                     Block::Range if truth(&value) => match &value {
-                        Value::Array(items) => items.iter().try_for_each(|item| render(body, root, item, out))?,
-                        Value::Object(map) => map.values().try_for_each(|item| render(body, root, item, out))?,
+                        Value::Array(items) => {
+                            for item in items {
+                                render(body, root, item, out)?;
+                            }
+                        }
+                        Value::Object(map) => {
+                            for item in map.values() {
+                                render(body, root, item, out)?;
+                            }
+                        }
                         _ => return wrong("range can't iterate over this value"),
                     },
                     _ => render(otherwise, root, dot, out)?,
@@ -336,7 +381,10 @@ fn call(name: &str, values: &[Value]) -> Result<Value, TemplateError> {
         ("title", [value]) => {
             let text = text(value);
             let mut letters = text.chars();
-            let first = letters.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
+            let first = letters
+                .next()
+                .map(|c| c.to_uppercase().collect::<String>())
+                .unwrap_or_default();
             Value::String(first + letters.as_str())
         }
         ("println", values) => Value::String(values.iter().map(text).collect::<Vec<_>>().join(" ") + "\n"),
@@ -355,7 +403,10 @@ fn call(name: &str, values: &[Value]) -> Result<Value, TemplateError> {
             Value::Array(text.split(separator.as_str()).map(Value::from).collect())
         }
         ("truncate", [value, Value::Number(length)]) => {
-            let length = length.as_u64().and_then(|length| usize::try_from(length).ok()).unwrap_or(usize::MAX);
+            let length = length
+                .as_u64()
+                .and_then(|length| usize::try_from(length).ok())
+                .unwrap_or(usize::MAX);
             Value::String(text(value).chars().take(length).collect())
         }
         ("index", [value, keys @ ..]) => {
@@ -432,7 +483,9 @@ mod tests {
             "ID": "abc", "Size": 12, "Config": {"Env": ["A=1", "B=2"], "Labels": {"a.b": "x"}, "Cmd": null},
             "On": true, "List": []
         });
-        let template: Template = template.parse().map_err(|error: TemplateError| error.to_string())?;
+        let template: Template = template
+            .parse()
+            .map_err(|error: TemplateError| error.to_string())?;
         template.render(&value).map_err(|error| error.to_string())
     }
 
@@ -448,9 +501,15 @@ mod tests {
             ("{{range .Config.Env}}{{$.ID}}{{end}}", "abcabc"),
             ("{{if .On}}yes{{else}}no{{end}}{{if .List}}x{{end}}", "yes"),
             ("{{with .Config}}{{.Cmd}}{{end}}", "<no value>"),
-            ("{{index .Config.Labels \"a.b\"}} {{index .Config.Env 1}}", "x B=2"),
+            (
+                "{{index .Config.Labels \"a.b\"}} {{index .Config.Env 1}}",
+                "x B=2",
+            ),
             ("{{join .Config.Env \", \"}}", "A=1, B=2"),
-            ("{{.ID | upper}} {{len .Config.Env}} {{(index .Config.Env 0) | json}}", "ABC 2 \"A=1\""),
+            (
+                "{{.ID | upper}} {{len .Config.Env}} {{(index .Config.Env 0) | json}}",
+                "ABC 2 \"A=1\"",
+            ),
             ("a {{- .ID -}} b", "aabcb"),
             ("{{println .ID}}", "abc\n"),
             ("{{eq .ID \"abc\"}} {{not .On}}", "true false"),

@@ -31,7 +31,9 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, futimens, mkdirat, mknodat, utimensat,
+};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, mkfifoat, symlinkat};
 use xattr::FileExt;
@@ -91,7 +93,11 @@ pub struct Unpacked {
 
 /// Unpacks a tar stream into the existing, empty directory `dir`, and reads the stream to its end.
 pub fn unpack<R: Read>(stream: R, dir: &Path) -> Result<Unpacked, UnpackError> {
-    let open = |source| UnpackError::Io { action: "open", path: dir.display().to_string(), source };
+    let open = |source| UnpackError::Io {
+        action: "open",
+        path: dir.display().to_string(),
+        source,
+    };
     let mut unpacker = Unpacker {
         tree: Tree::open(dir).map_err(open)?,
         opaque_name: opaque_name(dir).map_err(open)?,
@@ -109,8 +115,16 @@ pub fn unpack<R: Read>(stream: R, dir: &Path) -> Result<Unpacked, UnpackError> {
     }
     unpacker.finish()?;
     let (end_marker, _) = members.finish()?;
-    let warnings = unpacker.warnings.into_iter().map(|(text, count)| format!("{text} ({count} times)")).collect();
-    Ok(Unpacked { size_bytes: unpacker.size_bytes, end_marker, warnings })
+    let warnings = unpacker
+        .warnings
+        .into_iter()
+        .map(|(text, count)| format!("{text} ({count} times)"))
+        .collect();
+    Ok(Unpacked {
+        size_bytes: unpacker.size_bytes,
+        end_marker,
+        warnings,
+    })
 }
 
 /// A member's path, cleaned: relative, without `.` and `..`. `None` when it leads outside.
@@ -123,7 +137,9 @@ pub fn opaque_name(dir: &Path) -> io::Result<&'static str> {
     const TRUSTED: &str = "trusted.overlay.opaque";
     match xattr::set(dir, TRUSTED, b"y") {
         Ok(()) => xattr::remove(dir, TRUSTED).map(|()| TRUSTED),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOTSUP)) => Ok("user.overlay.opaque"),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOTSUP)) => {
+            Ok("user.overlay.opaque")
+        }
         Err(error) => Err(error),
     }
 }
@@ -158,13 +174,20 @@ fn shown(path: &[u8]) -> String {
 }
 
 fn entry_error(path: &[u8], problem: impl Into<String>) -> UnpackError {
-    UnpackError::Entry { path: shown(path), problem: problem.into() }
+    UnpackError::Entry {
+        path: shown(path),
+        problem: problem.into(),
+    }
 }
 
 /// A closure for `map_err` that names the action and the entry.
 fn failed<E: Into<io::Error>>(action: &'static str, path: &[u8]) -> impl FnOnce(E) -> UnpackError {
     let path = shown(path);
-    move |source| UnpackError::Io { action, path, source: source.into() }
+    move |source| UnpackError::Io {
+        action,
+        path,
+        source: source.into(),
+    }
 }
 
 impl Unpacker {
@@ -206,10 +229,13 @@ impl Unpacker {
             self.links.remove(&path);
         }
         let (parent, name) = split(&path);
-        let parent = self.tree.enter(parent).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOTDIR) => entry_error(&path, "stands below something that is no directory"),
-            _ => failed("make the directory of", &path)(error),
-        })?;
+        let parent = self
+            .tree
+            .enter(parent)
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::ENOTDIR) => entry_error(&path, "stands below something that is no directory"),
+                _ => failed("make the directory of", &path)(error),
+            })?;
         match member.kind {
             Kind::Directory => self.make_directory(&parent, name, &path, member),
             Kind::Regular => self.make_file(&parent, name, &path, member, content),
@@ -225,7 +251,11 @@ impl Unpacker {
             let (mut first, mut end) = (path.to_vec(), path.to_vec());
             first.push(b'/');
             end.push(b'/' + 1);
-            let below: Vec<CleanPath> = self.directories.range(first..end).map(|(path, _)| path.clone()).collect();
+            let below: Vec<CleanPath> = self
+                .directories
+                .range(first..end)
+                .map(|(path, _)| path.clone())
+                .collect();
             for path in below {
                 self.directories.remove(&path);
             }
@@ -259,7 +289,9 @@ impl Unpacker {
     ) -> Result<(), UnpackError> {
         let there = Tree::stat(parent, name).map_err(failed("look at", path))?;
         if there.is_none_or(|stat| file_type(&stat) != SFlag::S_IFDIR) {
-            self.make(parent, name, path, || mkdirat(&**parent, name, Mode::from_bits_truncate(0o700)))?;
+            self.make(parent, name, path, || {
+                mkdirat(&**parent, name, Mode::from_bits_truncate(0o700))
+            })?;
         }
         self.directories.insert(path.to_vec(), attributes(member));
         Ok(())
@@ -278,7 +310,8 @@ impl Unpacker {
             None => self.copy(content, &mut file, member.size_bytes, path)?,
             Some(segments) => {
                 for (offset, length) in segments {
-                    file.seek(SeekFrom::Start(*offset)).map_err(failed("write", path))?;
+                    file.seek(SeekFrom::Start(*offset))
+                        .map_err(failed("write", path))?;
                     self.copy(content, &mut file, *length, path)?;
                 }
                 file.set_len(member.size_bytes).map_err(failed("write", path))?;
@@ -289,7 +322,8 @@ impl Unpacker {
         self.chown(&**parent, name, &attributes, path)?;
         fchmod(&file, Mode::from_bits_truncate(attributes.mode)).map_err(failed("set the mode of", path))?;
         self.set_xattrs(&attributes, path, |name, value| file.set_xattr(name, value))?;
-        futimens(&file, &TimeSpec::UTIME_OMIT, &time(attributes.mtime)).map_err(failed("set the time of", path))
+        futimens(&file, &TimeSpec::UTIME_OMIT, &time(attributes.mtime))
+            .map_err(failed("set the time of", path))
     }
 
     /// Copies a number of bytes of the current member.
@@ -309,7 +343,8 @@ impl Unpacker {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(TarError::Read(error).into()),
             };
-            file.write_all(&self.buffer[..count]).map_err(failed("write", path))?;
+            file.write_all(&self.buffer[..count])
+                .map_err(failed("write", path))?;
             left -= count as u64;
         }
         Ok(())
@@ -324,7 +359,10 @@ impl Unpacker {
         member: &Member,
     ) -> Result<(), UnpackError> {
         let Some(target) = clean(&member.link).filter(|target| !target.is_empty()) else {
-            return Err(entry_error(path, format!("is a hard link to {:?}, outside the archive", shown(&member.link))));
+            return Err(entry_error(
+                path,
+                format!("is a hard link to {:?}, outside the archive", shown(&member.link)),
+            ));
         };
         if role(&target) != Role::Entry {
             return Err(entry_error(path, "is a hard link to a deletion marker"));
@@ -344,21 +382,30 @@ impl Unpacker {
         path: &[u8],
         target: &[u8],
     ) -> Result<bool, UnpackError> {
-        let Some((source, source_name)) = link_source(&self.tree, target).map_err(failed("look at", target))? else {
+        let Some((source, source_name)) =
+            link_source(&self.tree, target).map_err(failed("look at", target))?
+        else {
             return Ok(false);
         };
         let stat = Tree::stat(&source, source_name).map_err(failed("look at", target))?;
         if stat.is_some_and(|stat| file_type(&stat) == SFlag::S_IFDIR) {
-            return Err(entry_error(path, format!("is a hard link to the directory {:?}", shown(target))));
+            return Err(entry_error(
+                path,
+                format!("is a hard link to the directory {:?}", shown(target)),
+            ));
         }
         let there = Tree::stat(parent, name).map_err(failed("look at", path))?;
-        let same = |a: nix::sys::stat::FileStat, b: nix::sys::stat::FileStat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+        let same = |a: nix::sys::stat::FileStat, b: nix::sys::stat::FileStat| {
+            (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+        };
         if let (Some(stat), Some(there)) = (stat, there)
             && same(stat, there)
         {
             return Ok(true);
         }
-        self.make(parent, name, path, || linkat(&source, source_name, &**parent, name, AtFlags::empty()))?;
+        self.make(parent, name, path, || {
+            linkat(&source, source_name, &**parent, name, AtFlags::empty())
+        })?;
         Ok(true)
     }
 
@@ -381,7 +428,11 @@ impl Unpacker {
             }
             Kind::Fifo => self.make(parent, name, path, || mkfifoat(&**parent, name, empty))?,
             _ => {
-                let kind = if member.kind == Kind::CharDevice { SFlag::S_IFCHR } else { SFlag::S_IFBLK };
+                let kind = if member.kind == Kind::CharDevice {
+                    SFlag::S_IFCHR
+                } else {
+                    SFlag::S_IFBLK
+                };
                 let device = libc::makedev(member.device.0, member.device.1);
                 self.replace(parent, name, path)?;
                 match mknodat(&**parent, name, kind, empty, device) {
@@ -410,7 +461,8 @@ impl Unpacker {
         self.chown(parent, name, attributes, path)?;
         if !is_link {
             let mode = Mode::from_bits_truncate(attributes.mode);
-            fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink).map_err(failed("set the mode of", path))?;
+            fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink)
+                .map_err(failed("set the mode of", path))?;
         }
         let full = path_at(parent, name);
         self.set_xattrs(attributes, path, |key, value| xattr::set(&full, key, value))?;
@@ -434,7 +486,10 @@ impl Unpacker {
         let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
         let (Some(uid), Some(gid)) = (id(attributes.uid), id(attributes.gid)) else {
             let owner = format!("{}:{}", attributes.uid, attributes.gid);
-            return Err(entry_error(path, format!("has the owner {owner}, which is no valid id")));
+            return Err(entry_error(
+                path,
+                format!("has the owner {owner}, which is no valid id"),
+            ));
         };
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         match fchownat(parent, name, uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW) {
@@ -459,7 +514,12 @@ impl Unpacker {
                 continue;
             }
             match set(OsStr::from_bytes(name), value) {
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOTSUP | libc::EINVAL)) => {
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::EPERM | libc::ENOTSUP | libc::EINVAL)
+                    ) =>
+                {
                     self.warn("extended attribute dropped: not allowed here");
                 }
                 outcome => outcome.map_err(failed("set an extended attribute of", path))?,
@@ -500,7 +560,10 @@ impl Unpacker {
             let before = waiting.len();
             for (path, target) in waiting {
                 let (parent, name) = split(&path);
-                let parent = self.tree.enter(parent).map_err(failed("make the directory of", &path))?;
+                let parent = self
+                    .tree
+                    .enter(parent)
+                    .map_err(failed("make the directory of", &path))?;
                 if !self.try_link(&parent, name, &path, &target)? {
                     self.links.insert(path, target);
                 }
@@ -508,7 +571,10 @@ impl Unpacker {
             if self.links.len() == before
                 && let Some((path, target)) = self.links.first_key_value()
             {
-                let problem = format!("is a hard link to {:?}, which is not in the archive", shown(target));
+                let problem = format!(
+                    "is a hard link to {:?}, which is not in the archive",
+                    shown(target)
+                );
                 return Err(entry_error(path, problem));
             }
         }
@@ -523,8 +589,14 @@ impl Unpacker {
             Err(error) => return Err(failed("make the directory of", hidden)(error)),
         };
         match Tree::stat(&parent, name).map_err(failed("look at", hidden))? {
-            None => mknodat(&*parent, name, SFlag::S_IFCHR, Mode::empty(), ufs::layer::whiteout::DEVICE)
-                .map_err(failed("write the whiteout of", hidden)),
+            None => mknodat(
+                &*parent,
+                name,
+                SFlag::S_IFCHR,
+                Mode::empty(),
+                ufs::layer::whiteout::DEVICE,
+            )
+            .map_err(failed("write the whiteout of", hidden)),
             Some(stat) if file_type(&stat) == SFlag::S_IFDIR => {
                 let fd = self.tree.directory(hidden).map_err(failed("open", hidden))?;
                 self.set_opaque(&fd, hidden)
@@ -535,27 +607,49 @@ impl Unpacker {
 
     fn set_opaque(&self, directory: &OwnedFd, path: &[u8]) -> Result<(), UnpackError> {
         let file = File::from(directory.try_clone().map_err(failed("open", path))?);
-        file.set_xattr(self.opaque_name, b"y").map_err(failed("mark as opaque", path))
+        file.set_xattr(self.opaque_name, b"y")
+            .map_err(failed("mark as opaque", path))
     }
 
     fn finish_directory(&mut self, path: &[u8], attributes: &Attributes) -> Result<(), UnpackError> {
         let fd = match self.tree.directory(path) {
             Ok(fd) => fd,
             // a later member took its place
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => return Ok(()),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+                ) =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(failed("open", path)(error)),
         };
         self.chown(&fd, OsStr::new("."), attributes, path)?;
         fchmod(&fd, Mode::from_bits_truncate(attributes.mode)).map_err(failed("set the mode of", path))?;
         let file = File::from(fd);
         self.set_xattrs(attributes, path, |name, value| file.set_xattr(name, value))?;
-        futimens(&file, &TimeSpec::UTIME_OMIT, &time(attributes.mtime)).map_err(failed("set the time of", path))
+        futimens(&file, &TimeSpec::UTIME_OMIT, &time(attributes.mtime))
+            .map_err(failed("set the time of", path))
     }
 }
 
 fn attributes(member: Member) -> Attributes {
-    let Member { mode, uid, gid, mtime, xattrs, .. } = member;
-    Attributes { mode, uid, gid, mtime, xattrs }
+    let Member {
+        mode,
+        uid,
+        gid,
+        mtime,
+        xattrs,
+        ..
+    } = member;
+    Attributes {
+        mode,
+        uid,
+        gid,
+        mtime,
+        xattrs,
+    }
 }
 
 fn time((seconds, nanos): (i64, u32)) -> TimeSpec {

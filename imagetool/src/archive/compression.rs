@@ -47,8 +47,11 @@ impl Compression {
     }
 }
 
+/// A stream whose first bytes were read and put back.
+pub type Whole<R> = io::Chain<io::Cursor<Vec<u8>>, R>;
+
 /// Reads the first bytes of a stream and gives it back whole.
-pub fn sniff<R: Read>(mut reader: R) -> io::Result<(Compression, io::Chain<io::Cursor<Vec<u8>>, R>)> {
+pub fn sniff<R: Read>(mut reader: R) -> io::Result<(Compression, Whole<R>)> {
     let mut start = Vec::new();
     reader
         .by_ref()

@@ -45,19 +45,30 @@ impl<W: Write> Writer<W> {
 
     /// Writes a directory with root as its owner and no time.
     pub fn directory(&mut self, path: &str) -> io::Result<()> {
-        let entry = Member { kind: Kind::Directory, mode: 0o755, ..file_entry(path, 0) };
+        let entry = Member {
+            kind: Kind::Directory,
+            mode: 0o755,
+            ..file_entry(path, 0)
+        };
         self.member(&entry, &mut io::empty())
     }
 
     /// Writes a member. `content` must give exactly the bytes of a regular file, or of the pieces of a sparse one.
     pub fn member(&mut self, member: &Member, content: &mut dyn Read) -> io::Result<()> {
-        let map = member.segments.as_ref().map(|segments| sparse_map(segments, member.size_bytes));
+        let map = member
+            .segments
+            .as_ref()
+            .map(|segments| sparse_map(segments, member.size_bytes));
         let data: u64 = match &member.segments {
             Some(segments) => segments.iter().map(|(_, length)| length).sum(),
             None => member.size_bytes,
         };
         let map_bytes = map.as_ref().map_or(0, |map| map.len() as u64);
-        let stored = if member.kind == Kind::Regular { map_bytes + data } else { 0 };
+        let stored = if member.kind == Kind::Regular {
+            map_bytes + data
+        } else {
+            0
+        };
         let records = pax_records(member, stored);
         if !records.is_empty() {
             let mut header = header(b"././@PaxHeader", b'x', 0o644, records.len() as u64);
@@ -78,7 +89,10 @@ impl<W: Write> Writer<W> {
             }
             let copied = io::copy(&mut content.take(data), &mut self.out)?;
             if copied < data {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the file became shorter while it was read",
+                ));
             }
             self.pad(stored)?;
         }
@@ -143,7 +157,10 @@ fn fill(block: &mut [u8; BLOCK], member: &Member) {
     let fitting = |value: u64, limit: u64| if value <= limit { value } else { 0 };
     octal(&mut block[108..116], fitting(member.uid, OCTAL_7));
     octal(&mut block[116..124], fitting(member.gid, OCTAL_7));
-    octal(&mut block[136..148], fitting(u64::try_from(member.mtime.0).unwrap_or(u64::MAX), OCTAL_11));
+    octal(
+        &mut block[136..148],
+        fitting(u64::try_from(member.mtime.0).unwrap_or(u64::MAX), OCTAL_11),
+    );
     let link = cut(&member.link, 100);
     block[157..157 + link.len()].copy_from_slice(link);
     octal(&mut block[329..337], fitting(u64::from(member.device.0), OCTAL_7));
@@ -167,7 +184,11 @@ fn pax_records(member: &Member, stored: u64) -> Vec<u8> {
         pax::append(&mut records, b"GNU.sparse.major", b"1");
         pax::append(&mut records, b"GNU.sparse.minor", b"0");
         pax::append(&mut records, b"GNU.sparse.name", &member.path);
-        pax::append(&mut records, b"GNU.sparse.realsize", member.size_bytes.to_string().as_bytes());
+        pax::append(
+            &mut records,
+            b"GNU.sparse.realsize",
+            member.size_bytes.to_string().as_bytes(),
+        );
     }
     if member.path.len() + directory > 100 {
         let slash: &[u8] = if directory > 0 { b"/" } else { b"" };
@@ -186,7 +207,11 @@ fn pax_records(member: &Member, stored: u64) -> Vec<u8> {
     }
     let (seconds, nanos) = member.mtime;
     if nanos != 0 || u64::try_from(seconds).is_ok_and(|s| s > OCTAL_11) || seconds < 0 {
-        pax::append(&mut records, b"mtime", pax::format_time(seconds, nanos).as_bytes());
+        pax::append(
+            &mut records,
+            b"mtime",
+            pax::format_time(seconds, nanos).as_bytes(),
+        );
     }
     let mut xattrs: Vec<_> = member.xattrs.iter().collect();
     xattrs.sort();
@@ -217,7 +242,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_member() -> impl Strategy<Value = Member> {
-        let name = || proptest::collection::vec(1u8..=255, 1..300).prop_filter("a directory's slash", |n| n.last() != Some(&b'/'));
+        let name = || {
+            proptest::collection::vec(1u8..=255, 1..300)
+                .prop_filter("a directory's slash", |n| n.last() != Some(&b'/'))
+        };
         let kinds = proptest::sample::select(vec![
             Kind::Regular,
             Kind::HardLink,
@@ -227,21 +255,36 @@ mod tests {
             Kind::Directory,
             Kind::Fifo,
         ]);
-        let xattrs = proptest::collection::btree_map("[a-z]{1,9}", proptest::collection::vec(any::<u8>(), 0..50), 0..3);
+        let xattrs = proptest::collection::btree_map(
+            "[a-z]{1,9}",
+            proptest::collection::vec(any::<u8>(), 0..50),
+            0..3,
+        );
         let ids = (0u32..=u32::MAX, 0u32..=u32::MAX, 0u32..0o7777);
         let time = (-10_000_000_000i64..100_000_000_000, 0u32..1_000_000_000);
         (name(), name(), kinds, ids, time, xattrs, 0u64..2000, 0u32..1000).prop_map(
             |(path, link, kind, (uid, gid, mode), mtime, xattrs, size, device)| Member {
                 path,
-                link: if matches!(kind, Kind::HardLink | Kind::Symlink) { link } else { Vec::new() },
+                link: if matches!(kind, Kind::HardLink | Kind::Symlink) {
+                    link
+                } else {
+                    Vec::new()
+                },
                 kind,
                 mode,
                 uid: u64::from(uid),
                 gid: u64::from(gid),
                 mtime,
                 size_bytes: if kind == Kind::Regular { size } else { 0 },
-                device: if matches!(kind, Kind::CharDevice | Kind::BlockDevice) { (device, size as u32) } else { (0, 0) },
-                xattrs: xattrs.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect(),
+                device: if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
+                    (device, size as u32)
+                } else {
+                    (0, 0)
+                },
+                xattrs: xattrs
+                    .into_iter()
+                    .map(|(name, value)| (name.into_bytes(), value))
+                    .collect(),
                 segments: None,
             },
         )
@@ -273,7 +316,10 @@ mod tests {
 
     #[test]
     fn a_sparse_file_reads_back_here_and_in_gnu_tar() {
-        let entry = Member { segments: Some(vec![(4096, 3), (1 << 20, 2)]), ..file_entry("s", 2 << 20) };
+        let entry = Member {
+            segments: Some(vec![(4096, 3), (1 << 20, 2)]),
+            ..file_entry("s", 2 << 20)
+        };
         let mut writer = Writer::new(Vec::new());
         writer.member(&entry, &mut &b"abcde"[..]).unwrap();
         let bytes = writer.finish().unwrap();
@@ -281,12 +327,24 @@ mod tests {
         assert_eq!(reader.next().unwrap().unwrap(), entry);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.tar"), &bytes).unwrap();
-        let status = std::process::Command::new("tar").arg("-C").arg(folder.path()).args(["-xf", "a.tar"]).current_dir(folder.path()).status();
+        let status = std::process::Command::new("tar")
+            .arg("-C")
+            .arg(folder.path())
+            .args(["-xf", "a.tar"])
+            .current_dir(folder.path())
+            .status();
         match status {
             Ok(status) => {
                 assert!(status.success());
                 let content = std::fs::read(folder.path().join("s")).unwrap();
-                assert_eq!((content.len(), &content[4096..4099], &content[1 << 20..(1 << 20) + 2]), (2 << 20, &b"abc"[..], &b"de"[..]));
+                assert_eq!(
+                    (
+                        content.len(),
+                        &content[4096..4099],
+                        &content[1 << 20..(1 << 20) + 2]
+                    ),
+                    (2 << 20, &b"abc"[..], &b"de"[..])
+                );
             }
             Err(error) => eprintln!("SKIP: GNU tar cannot be run: {error}"),
         }

@@ -33,7 +33,11 @@ impl Args {
                 if stdout.is_terminal() {
                     bail!("cowardly refusing to save to a terminal. Use the -o flag or redirect");
                 }
-                export(&store, &record, BufWriter::with_capacity(256 << 10, stdout.lock()))?;
+                export(
+                    &store,
+                    &record,
+                    BufWriter::with_capacity(256 << 10, stdout.lock()),
+                )?;
             }
         }
         Ok(0)

@@ -24,7 +24,8 @@ impl Format {
     pub(crate) fn parse(text: Option<&str>, quiet: bool) -> anyhow::Result<Self> {
         let template = |text: &str| {
             let text = text.replace("\\t", "\t").replace("\\n", "\n");
-            text.parse::<Template>().with_context(|| format!("--format {text:?}"))
+            text.parse::<Template>()
+                .with_context(|| format!("--format {text:?}"))
         };
         Ok(match text {
             None | Some("table" | "") if quiet => Self::Ids,
@@ -47,7 +48,12 @@ impl Format {
         let mut out = String::new();
         match self {
             Self::Table => {
-                let mut cells = vec![columns.iter().map(|(header, _)| (*header).to_owned()).collect::<Vec<_>>()];
+                let mut cells = vec![
+                    columns
+                        .iter()
+                        .map(|(header, _)| (*header).to_owned())
+                        .collect::<Vec<_>>(),
+                ];
                 cells.extend(rows.map(|row| columns.iter().map(|(_, key)| text(&row[*key])).collect()));
                 out = layout(&cells);
             }
@@ -79,7 +85,9 @@ fn header_of(source: &str) -> String {
     while let Some(start) = rest.find("{{") {
         out.push_str(&rest[..start]);
         let end = rest[start..].find("}}").map_or(rest.len(), |end| start + end + 2);
-        let field = rest[start..end].split(|c: char| !c.is_alphanumeric()).rfind(|word| !word.is_empty());
+        let field = rest[start..end]
+            .split(|c: char| !c.is_alphanumeric())
+            .rfind(|word| !word.is_empty());
         let mut previous_lower = false;
         for letter in field.unwrap_or_default().chars() {
             if letter.is_uppercase() && previous_lower {
@@ -102,11 +110,22 @@ mod tests {
     fn formats() {
         let columns = [("NAME", "Name"), ("IMAGE ID", "ID")];
         let rows = || [json!({"Name": "a", "ID": "1", "CreatedSince": "x"})].into_iter();
-        let render = |format| Format::parse(Some(format), false).unwrap().render(&columns, rows()).unwrap();
+        let render = |format| {
+            Format::parse(Some(format), false)
+                .unwrap()
+                .render(&columns, rows())
+                .unwrap()
+        };
         assert_eq!(render("table"), "NAME      IMAGE ID\na         1\n");
-        assert_eq!(render("table {{.ID}}\\t{{.CreatedSince}}"), "ID        CREATED SINCE\n1         x\n");
+        assert_eq!(
+            render("table {{.ID}}\\t{{.CreatedSince}}"),
+            "ID        CREATED SINCE\n1         x\n"
+        );
         assert_eq!(render("{{.Name}}={{.ID}}"), "a=1\n");
-        assert_eq!(render("json"), "{\"CreatedSince\":\"x\",\"ID\":\"1\",\"Name\":\"a\"}\n");
+        assert_eq!(
+            render("json"),
+            "{\"CreatedSince\":\"x\",\"ID\":\"1\",\"Name\":\"a\"}\n"
+        );
         assert!(Format::parse(Some("{{"), false).is_err());
     }
 }

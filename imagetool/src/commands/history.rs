@@ -41,7 +41,10 @@ impl Args {
         ];
         let rows = rows(&store, &self.image)?;
         let values = rows.iter().map(|row| row.to_json(self.no_trunc, self.human));
-        print!("{}", Format::parse(self.format.as_deref(), self.quiet)?.render(&columns, values)?);
+        print!(
+            "{}",
+            Format::parse(self.format.as_deref(), self.quiet)?.render(&columns, values)?
+        );
         Ok(0)
     }
 }

@@ -51,7 +51,12 @@ impl Args {
         if self.quiet && self.format.is_none() {
             // an image with several names is one image
             let mut ids = Vec::new();
-            found.retain(|row| !ids.contains(&row.id) && { ids.push(row.id); true });
+            found.retain(|row| {
+                !ids.contains(&row.id) && {
+                    ids.push(row.id);
+                    true
+                }
+            });
         }
         let mut columns = vec![("REPOSITORY", "Repository"), ("TAG", "Tag")];
         if self.digests {
@@ -65,8 +70,11 @@ impl Args {
     }
 
     fn parse_filter(&self, store: &Store) -> anyhow::Result<ImagesFilter> {
-        let mut parsed =
-            ImagesFilter { all: self.all, reference: self.repository.clone(), ..ImagesFilter::default() };
+        let mut parsed = ImagesFilter {
+            all: self.all,
+            reference: self.repository.clone(),
+            ..ImagesFilter::default()
+        };
         for filter in &self.filter {
             let Some((key, value)) = filter.split_once('=') else {
                 bail!("invalid filter {filter:?}: write KEY=VALUE");

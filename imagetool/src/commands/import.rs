@@ -44,7 +44,9 @@ impl Args {
             bail!("refusing to import to a name with a digest");
         }
         let (archive, size): (Box<dyn Read + Send>, _) = match self.source.as_str() {
-            "-" if std::io::stdin().is_terminal() => bail!("standard input is a terminal: pipe an archive in"),
+            "-" if std::io::stdin().is_terminal() => {
+                bail!("standard input is a terminal: pipe an archive in")
+            }
             "-" => (Box::new(std::io::stdin()), None),
             url if url.starts_with("http://") || url.starts_with("https://") => {
                 bail!("importing from a URL is not supported yet: download {url} first and import the file")
@@ -53,9 +55,11 @@ impl Args {
                 let file = File::open(path).with_context(|| format!("open {path}"))?;
                 let metadata = file.metadata().with_context(|| format!("look at {path}"))?;
                 if metadata.is_dir() {
-                    bail!("{path} is a directory: import takes an archive (tar -C {path} -c . | shale import - NAME)");
+                    bail!(
+                        "{path} is a directory: import takes an archive (tar -C {path} -c . | shale import - NAME)"
+                    );
                 }
-                let size = metadata.is_file().then(|| metadata.len());
+                let size = metadata.is_file().then_some(metadata.len());
                 (Box::new(file), size)
             }
         };

@@ -36,7 +36,10 @@ impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
         let template = match self.format.as_deref() {
             None | Some("json") => None,
-            Some(text) => Some(text.parse::<Template>().with_context(|| format!("--format {text:?}"))?),
+            Some(text) => Some(
+                text.parse::<Template>()
+                    .with_context(|| format!("--format {text:?}"))?,
+            ),
         };
         let kind = self.kind.map(|kind| match kind {
             Type::Image => Kind::Image,

@@ -33,14 +33,20 @@ impl Args {
             Some(path) => {
                 let shown = path.display().to_string();
                 let file = File::open(path).with_context(|| format!("open {shown}"))?;
-                let size = file.metadata().ok().filter(|metadata| metadata.is_file()).map(|metadata| metadata.len());
+                let size = file
+                    .metadata()
+                    .ok()
+                    .filter(|metadata| metadata.is_file())
+                    .map(|metadata| metadata.len());
                 let bar = progress.bytes("Loading", size);
                 load_archive(&context.store()?, &shown, bar.wrap(file), &progress)?
             }
             None => {
                 let stdin = std::io::stdin();
                 if stdin.is_terminal() {
-                    bail!("requested load from stdin, but stdin is empty: name a file with -i or pipe an archive in");
+                    bail!(
+                        "requested load from stdin, but stdin is empty: name a file with -i or pipe an archive in"
+                    );
                 }
                 let bar = progress.bytes("Loading", None);
                 let stream: Box<dyn Read + Send> = bar.wrap(stdin);

@@ -20,7 +20,8 @@ impl Args {
     pub(crate) fn execute(self, _context: &Context) -> anyhow::Result<u8> {
         let shown = self.folder.display();
         std::fs::create_dir_all(&self.folder).with_context(|| format!("create {shown}"))?;
-        clap_mangen::generate_to(Cli::command(), &self.folder).with_context(|| format!("write pages to {shown}"))?;
+        clap_mangen::generate_to(Cli::command(), &self.folder)
+            .with_context(|| format!("write pages to {shown}"))?;
         Ok(0)
     }
 }

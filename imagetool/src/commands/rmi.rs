@@ -25,7 +25,10 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
         let store = context.store()?;
-        let options = RemoveOptions { force: self.force, keep_parents: self.no_prune };
+        let options = RemoveOptions {
+            force: self.force,
+            keep_parents: self.no_prune,
+        };
         let mut status = 0;
         for image in &self.images {
             match store.remove_image(image, options) {

@@ -32,7 +32,11 @@ impl Args {
                 if stdout.is_terminal() {
                     bail!("cowardly refusing to save to a terminal. Use the -o flag or redirect");
                 }
-                save(&store, &self.images, BufWriter::with_capacity(256 << 10, stdout.lock()))?;
+                save(
+                    &store,
+                    &self.images,
+                    BufWriter::with_capacity(256 << 10, stdout.lock()),
+                )?;
             }
         }
         Ok(0)

@@ -33,7 +33,10 @@ impl Args {
             Some(text) => println!("{}", text.parse::<Template>()?.render(&both)?),
             None => {
                 println!("shale version {}", env!("CARGO_PKG_VERSION"));
-                println!(" OS/Arch:        linux/{}", imagetool::manifest::host_architecture());
+                println!(
+                    " OS/Arch:        linux/{}",
+                    imagetool::manifest::host_architecture()
+                );
                 println!(" Kernel version: {kernel}");
             }
         }

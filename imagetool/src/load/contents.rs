@@ -49,7 +49,11 @@ impl Contents {
         let mut archive = Archive::default();
         let mut documents_bytes = 0;
         let named = |error: TarError| match error {
-            TarError::Read(source) => ImageError::Io { action: "read", what: what.to_owned(), source },
+            TarError::Read(source) => ImageError::Io {
+                action: "read",
+                what: what.to_owned(),
+                source,
+            },
             TarError::Truncated(at) => ImageError::Invalid(format!("{what}: archive is truncated {at}")),
             error @ TarError::Malformed { .. } => ImageError::Invalid(format!("{what}: {error}")),
         };
@@ -57,23 +61,29 @@ impl Contents {
             let shown = String::from_utf8_lossy(&member.path).into_owned();
             let path = clean_name(&member.path).and_then(|path| String::from_utf8(path).ok());
             let Some(path) = path else {
-                return Err(ImageError::Invalid(format!("{what}: {shown:?} leads outside the archive")));
+                return Err(ImageError::Invalid(format!(
+                    "{what}: {shown:?} leads outside the archive"
+                )));
             };
             if archive.documents.len() + archive.blobs.len() + archive.links.len() >= FILES_LIMIT {
-                return Err(ImageError::Invalid(format!("{what}: more than {FILES_LIMIT} files")));
+                return Err(ImageError::Invalid(format!(
+                    "{what}: more than {FILES_LIMIT} files"
+                )));
             }
             match member.kind {
                 Kind::Regular if member.segments.is_some() => {
                     return Err(ImageError::Invalid(format!("{what}: {shown:?} is a sparse file")));
                 }
-                Kind::Regular => archive.take(staging, &path, &mut members, &mut documents_bytes).map_err(|error| {
-                    match error {
-                        ImageError::Io { action, source, .. } => {
-                            ImageError::Io { action, what: format!("{what}: {path}"), source }
-                        }
+                Kind::Regular => archive
+                    .take(staging, &path, &mut members, &mut documents_bytes)
+                    .map_err(|error| match error {
+                        ImageError::Io { action, source, .. } => ImageError::Io {
+                            action,
+                            what: format!("{what}: {path}"),
+                            source,
+                        },
                         error => error,
-                    }
-                })?,
+                    })?,
                 Kind::Symlink | Kind::HardLink => archive.link(&path, &member.link, member.kind),
                 _ => {}
             }
@@ -99,11 +109,17 @@ impl Contents {
                 Ok(archive.documents.get(&path).cloned())
             }
             Self::Directory(root) => {
-                let Some(file) = open_regular(&root.join(path))? else { return Ok(None) };
+                let Some(file) = open_regular(&root.join(path))? else {
+                    return Ok(None);
+                };
                 let mut bytes = Vec::new();
-                file.take(DOCUMENT_LIMIT + 1).read_to_end(&mut bytes).map_err(ImageError::io("read", path))?;
+                file.take(DOCUMENT_LIMIT + 1)
+                    .read_to_end(&mut bytes)
+                    .map_err(ImageError::io("read", path))?;
                 if bytes.len() as u64 > DOCUMENT_LIMIT {
-                    return Err(ImageError::Invalid(format!("{path} is larger than {DOCUMENT_LIMIT} bytes")));
+                    return Err(ImageError::Invalid(format!(
+                        "{path} is larger than {DOCUMENT_LIMIT} bytes"
+                    )));
                 }
                 Ok(Some(bytes))
             }
@@ -144,9 +160,14 @@ impl Archive {
         let size = members.remaining();
         let mut start = Vec::new();
         if size <= DOCUMENT_LIMIT && *documents_bytes + size <= DOCUMENTS_LIMIT {
-            members.take(1).read_to_end(&mut start).map_err(ImageError::io("read", path))?;
+            members
+                .take(1)
+                .read_to_end(&mut start)
+                .map_err(ImageError::io("read", path))?;
             if matches!(start.first(), Some(b'{' | b'[')) {
-                members.read_to_end(&mut start).map_err(ImageError::io("read", path))?;
+                members
+                    .read_to_end(&mut start)
+                    .map_err(ImageError::io("read", path))?;
                 if serde_json::from_slice::<serde::de::IgnoredAny>(&start).is_ok() {
                     *documents_bytes += size;
                     self.blobs.remove(path);
@@ -191,9 +212,15 @@ impl Archive {
 /// Opens a regular file; never hangs on a pipe. `None` when it is not there.
 fn open_regular(path: &Path) -> Result<Option<File>, ImageError> {
     let shown = path.display().to_string();
-    match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+    match File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+    {
         Ok(file) => {
-            let metadata = file.metadata().map_err(ImageError::io("look at", shown.clone()))?;
+            let metadata = file
+                .metadata()
+                .map_err(ImageError::io("look at", shown.clone()))?;
             if !metadata.is_file() {
                 return Err(ImageError::Invalid(format!("{shown} is no regular file")));
             }

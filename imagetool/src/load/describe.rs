@@ -68,7 +68,9 @@ fn verified(contents: &Contents, descriptor: &Descriptor) -> Result<Vec<u8>, Ima
     let bytes = bytes.ok_or_else(|| ImageError::Invalid(format!("{path} is not in the archive")))?;
     let found = Digest::of(&bytes);
     if found != digest {
-        return Err(ImageError::Invalid(format!("{path}: the content has the digest {found}")));
+        return Err(ImageError::Invalid(format!(
+            "{path}: the content has the digest {found}"
+        )));
     }
     Ok(bytes)
 }
@@ -79,7 +81,9 @@ fn oci(contents: &Contents, index: &Index) -> Result<Vec<Described>, ImageError>
     let mut found: Vec<(Digest, Described)> = Vec::new();
     for descriptor in &index.manifests {
         let name = name_of(descriptor);
-        let Some((digest, manifest)) = manifest_of(contents, descriptor.clone())? else { continue };
+        let Some((digest, manifest)) = manifest_of(contents, descriptor.clone())? else {
+            continue;
+        };
         if let Some((_, known)) = found.iter_mut().find(|(known, _)| *known == digest) {
             known.names.extend(name);
             continue;
@@ -92,12 +96,26 @@ fn oci(contents: &Contents, index: &Index) -> Result<Vec<Described>, ImageError>
         let mut layers = Vec::new();
         for layer in &parsed.layers {
             let digest = layer.digest()?;
-            let expected = Some(Expected { digest, size_bytes: layer.size_bytes });
-            layers.push(LayerSource { path: blob_path(&digest), expected });
+            let expected = Some(Expected {
+                digest,
+                size_bytes: layer.size_bytes,
+            });
+            layers.push(LayerSource {
+                path: blob_path(&digest),
+                expected,
+            });
         }
         let mut names: Vec<Reference> = name.into_iter().collect();
         names.extend(names_by_config.remove(&Digest::of(&config)).unwrap_or_default());
-        found.push((digest, Described { config, manifest: Some(manifest), layers, names }));
+        found.push((
+            digest,
+            Described {
+                config,
+                manifest: Some(manifest),
+                layers,
+                names,
+            },
+        ));
     }
     if found.is_empty() && !index.manifests.is_empty() {
         let text = format!("the archive has no image for linux/{}", host_architecture());
@@ -128,13 +146,17 @@ fn manifest_of(contents: &Contents, descriptor: Descriptor) -> Result<Option<(Di
             None => return Ok(None),
         }
     }
-    Err(ImageError::Invalid(format!("indexes are nested more than {NESTING_LIMIT} deep")))
+    Err(ImageError::Invalid(format!(
+        "indexes are nested more than {NESTING_LIMIT} deep"
+    )))
 }
 
 /// The name that annotations give. A tag alone (`latest`) is no name.
 fn name_of(descriptor: &Descriptor) -> Option<Reference> {
     let full = descriptor.annotation(ANNOTATION_IMAGE_NAME);
-    let short = descriptor.annotation(ANNOTATION_REF_NAME).filter(|name| name.contains([':', '/']));
+    let short = descriptor
+        .annotation(ANNOTATION_REF_NAME)
+        .filter(|name| name.contains([':', '/']));
     let name: Reference = full.or(short)?.parse().ok()?;
     name.digest().is_none().then(|| name.or_latest())
 }
@@ -142,9 +164,13 @@ fn name_of(descriptor: &Descriptor) -> Option<Reference> {
 /// The names in a `manifest.json` that stands beside `index.json`, by configuration.
 fn docker_names(contents: &Contents) -> Result<BTreeMap<Digest, Vec<Reference>>, ImageError> {
     let mut names = BTreeMap::new();
-    let Some(bytes) = contents.document("manifest.json")? else { return Ok(names) };
+    let Some(bytes) = contents.document("manifest.json")? else {
+        return Ok(names);
+    };
     for item in parse_docker_archive(&bytes)? {
-        let Some(config) = contents.document(&item.config)? else { continue };
+        let Some(config) = contents.document(&item.config)? else {
+            continue;
+        };
         let list: &mut Vec<Reference> = names.entry(Digest::of(&config)).or_default();
         list.extend(repo_tags(item.repo_tags)?);
     }
@@ -153,7 +179,11 @@ fn docker_names(contents: &Contents) -> Result<BTreeMap<Digest, Vec<Reference>>,
 
 fn repo_tags(tags: Option<Vec<String>>) -> Result<Vec<Reference>, ImageError> {
     let parse = |tag: &String| Ok(tag.parse::<Reference>()?.or_latest());
-    tags.unwrap_or_default().iter().filter(|tag| *tag != "<none>:<none>").map(parse).collect()
+    tags.unwrap_or_default()
+        .iter()
+        .filter(|tag| *tag != "<none>:<none>")
+        .map(parse)
+        .collect()
 }
 
 fn docker(contents: &Contents, manifest: &[u8]) -> Result<Vec<Described>, ImageError> {
@@ -162,8 +192,17 @@ fn docker(contents: &Contents, manifest: &[u8]) -> Result<Vec<Described>, ImageE
         let config = contents.document(&item.config)?;
         let config =
             config.ok_or_else(|| ImageError::Invalid(format!("{:?} is not in the archive", item.config)))?;
-        let layers = item.layers.into_iter().map(|path| LayerSource { path, expected: None }).collect();
-        images.push(Described { config, manifest: None, layers, names: repo_tags(item.repo_tags)? });
+        let layers = item
+            .layers
+            .into_iter()
+            .map(|path| LayerSource { path, expected: None })
+            .collect();
+        images.push(Described {
+            config,
+            manifest: None,
+            layers,
+            names: repo_tags(item.repo_tags)?,
+        });
     }
     Ok(images)
 }

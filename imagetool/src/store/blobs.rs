@@ -19,7 +19,10 @@ impl Store {
     pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
         let path = self.blob_path(digest);
         File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => StoreError::Missing { what: "blob", digest: *digest },
+            io::ErrorKind::NotFound => StoreError::Missing {
+                what: "blob",
+                digest: *digest,
+            },
             _ => StoreError::io("open", &path)(error),
         })
     }
@@ -28,9 +31,14 @@ impl Store {
     pub fn read_document(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
         let mut bytes = Vec::new();
         let file = self.open_blob(digest)?;
-        file.take(DOCUMENT_LIMIT + 1).read_to_end(&mut bytes).map_err(StoreError::io("read", &self.blob_path(digest)))?;
+        file.take(DOCUMENT_LIMIT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(StoreError::io("read", &self.blob_path(digest)))?;
         if Digest::of(&bytes) != *digest {
-            return Err(StoreError::Damaged { what: format!("blob {digest}"), detail: "other content".to_owned() });
+            return Err(StoreError::Damaged {
+                what: format!("blob {digest}"),
+                detail: "other content".to_owned(),
+            });
         }
         Ok(bytes)
     }
@@ -38,7 +46,10 @@ impl Store {
     /// The size of a blob.
     pub fn blob_size(&self, digest: &Digest) -> Result<u64, StoreError> {
         let file = self.open_blob(digest)?;
-        Ok(file.metadata().map_err(StoreError::io("look at", &self.blob_path(digest)))?.len())
+        Ok(file
+            .metadata()
+            .map_err(StoreError::io("look at", &self.blob_path(digest)))?
+            .len())
     }
 
     /// Whether a blob is there.
@@ -51,7 +62,9 @@ impl Store {
 pub(super) fn place(store: &Store, blob: &StagedBlob) -> Result<(), StoreError> {
     let path = store.blob_path(&blob.digest);
     match fs::hard_link(&blob.path, &path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(StoreError::io("link to", &path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(StoreError::io("link to", &path)(error))
+        }
         _ => Ok(()),
     }
 }

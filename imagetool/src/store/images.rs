@@ -41,11 +41,20 @@ impl Store {
         let Some((config_json, base_rootfs)) = row else {
             return Err(StoreError::NoSuchImage(id.to_string()));
         };
-        let (config, _) = parse_config("configuration", config_json.as_bytes())
-            .map_err(|error| StoreError::Damaged { what: format!("image {id}"), detail: error.to_string() })?;
+        let (config, _) =
+            parse_config("configuration", config_json.as_bytes()).map_err(|error| StoreError::Damaged {
+                what: format!("image {id}"),
+                detail: error.to_string(),
+            })?;
         let names = self.names_of(id)?.iter().map(Reference::familiar).collect();
         let base_rootfs = base_rootfs.map(|bytes| PathBuf::from(OsStr::from_bytes(&bytes)));
-        Ok(Image { id: *id, config, config_json, names, base_rootfs })
+        Ok(Image {
+            id: *id,
+            config,
+            config_json,
+            names,
+            base_rootfs,
+        })
     }
 
     /// The names of an image, sorted.
@@ -66,12 +75,18 @@ impl Store {
         let database = self.database();
         let sql = "SELECT manifest_digest, parent_id, created_at_s FROM images WHERE id = ?1";
         let (manifest, parent, created_at_s): (String, Option<String>, i64) =
-            database.query_row(sql, [id.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            database.query_row(sql, [id.to_string()], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
         let sql = "SELECT image_layers.diff_id, blob_digest, size_bytes FROM image_layers JOIN layers USING (diff_id)
                    WHERE image_id = ?1 ORDER BY position";
         let mut statement = database.prepare(sql)?;
         let rows = statement.query_map([id.to_string()], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, String>(1)?,
+                row.get::<_, i64>(2)?,
+            ))
         })?;
         let (mut layers, mut size_bytes) = (Vec::new(), 0);
         for row in rows {
@@ -80,13 +95,21 @@ impl Store {
             size_bytes += u64::try_from(size).unwrap_or(0);
         }
         let parent = parent.as_deref().map(digest).transpose()?;
-        Ok(ImageDetails { image, manifest: digest(&manifest)?, parent, layers, size_bytes, created_at_s })
+        Ok(ImageDetails {
+            image,
+            manifest: digest(&manifest)?,
+            parent,
+            layers,
+            size_bytes,
+            created_at_s,
+        })
     }
 
     /// The ids of all images, the newest first.
     pub fn image_ids(&self) -> Result<Vec<Digest>, StoreError> {
         let database = self.database();
-        let mut statement = database.prepare("SELECT id FROM images ORDER BY created_at_s DESC, added_at_s DESC, id")?;
+        let mut statement =
+            database.prepare("SELECT id FROM images ORDER BY created_at_s DESC, added_at_s DESC, id")?;
         let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
         let mut ids = Vec::new();
         for row in rows {
@@ -98,7 +121,10 @@ impl Store {
     /// Whether an image is there.
     pub fn has_image(&self, id: &Digest) -> Result<bool, StoreError> {
         let sql = "SELECT count(*) FROM images WHERE id = ?1";
-        Ok(self.database().query_row(sql, [id.to_string()], |row| row.get::<_, i64>(0))? > 0)
+        Ok(self
+            .database()
+            .query_row(sql, [id.to_string()], |row| row.get::<_, i64>(0))?
+            > 0)
     }
 
     /// The id that a name, id or unique id prefix means, and the name when it was one.
@@ -107,7 +133,11 @@ impl Store {
         let hex = name_or_id.strip_prefix("sha256:").unwrap_or(name_or_id);
         let is_hex = !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         if let Ok(id) = Digest::from_hex(hex) {
-            return if self.has_image(&id)? { Ok((id, None)) } else { Err(none()) };
+            return if self.has_image(&id)? {
+                Ok((id, None))
+            } else {
+                Err(none())
+            };
         }
         match name_or_id.parse::<Reference>() {
             Ok(name) => {
@@ -122,23 +152,32 @@ impl Store {
             return Err(none());
         }
         let database = self.database();
-        let mut statement = database.prepare("SELECT id FROM images WHERE id GLOB 'sha256:' || ?1 || '*' LIMIT 2")?;
+        let mut statement =
+            database.prepare("SELECT id FROM images WHERE id GLOB 'sha256:' || ?1 || '*' LIMIT 2")?;
         let rows = statement.query_map([hex.to_ascii_lowercase()], |row| row.get::<_, String>(0))?;
         let found: Vec<String> = rows.collect::<Result<_, _>>()?;
         match found.as_slice() {
             [id] => Ok((digest(id)?, None)),
             [] => Err(none()),
-            _ => Err(StoreError::AmbiguousId { kind: "image", prefix: hex.to_owned() }),
+            _ => Err(StoreError::AmbiguousId {
+                kind: "image",
+                prefix: hex.to_owned(),
+            }),
         }
     }
 
     /// The tags of a repository and their images.
-    pub fn names_in_repository(&self, repository: &Reference) -> Result<Vec<(Reference, Digest)>, StoreError> {
+    pub fn names_in_repository(
+        &self,
+        repository: &Reference,
+    ) -> Result<Vec<(Reference, Digest)>, StoreError> {
         let prefix = format!("{}/{}:", repository.domain(), repository.path());
         let database = self.database();
         let sql = "SELECT name, image_id FROM names WHERE substr(name, 1, length(?1)) = ?1 ORDER BY name";
         let mut statement = database.prepare(sql)?;
-        let rows = statement.query_map([prefix], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        let rows = statement.query_map([prefix], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })?;
         let mut names = Vec::new();
         for row in rows {
             let (name, id) = row?;
@@ -157,20 +196,24 @@ impl Store {
         if let Some(id) = found {
             return Ok(Some((digest(&id)?, Some(name))));
         }
-        let Some(pinned) = name.digest() else { return Ok(None) };
+        let Some(pinned) = name.digest() else {
+            return Ok(None);
+        };
         let prefix = format!("{}/{}:", name.domain(), name.path());
         let sql = "SELECT id FROM images JOIN names ON image_id = id
                    WHERE manifest_digest = ?1 AND substr(name, 1, length(?2)) = ?2 LIMIT 1";
-        let found: Option<String> =
-            database.query_row(sql, params![pinned.to_string(), prefix], |row| row.get(0)).optional()?;
+        let found: Option<String> = database
+            .query_row(sql, params![pinned.to_string(), prefix], |row| row.get(0))
+            .optional()?;
         found.map(|id| Ok((digest(&id)?, Some(name)))).transpose()
     }
 }
 
 /// Parses a digest of the database.
 pub(super) fn digest(text: &str) -> Result<Digest, StoreError> {
-    text.parse().map_err(|error: crate::digest::DigestError| StoreError::Damaged {
-        what: "database".to_owned(),
-        detail: error.to_string(),
-    })
+    text.parse()
+        .map_err(|error: crate::digest::DigestError| StoreError::Damaged {
+            what: "database".to_owned(),
+            detail: error.to_string(),
+        })
 }

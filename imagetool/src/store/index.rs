@@ -28,7 +28,11 @@ impl Store {
 
     fn lock_index(&self) -> Result<File, StoreError> {
         let path = self.root().join("index.lock");
-        let lock = File::options().create(true).truncate(false).write(true).open(&path);
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path);
         let lock = lock.map_err(StoreError::io("open", &path))?;
         lock.lock().map_err(StoreError::io("lock", &path))?;
         Ok(lock)
@@ -37,7 +41,8 @@ impl Store {
     /// Writes `index.json` from the database.
     pub(super) fn write_index(&self) -> Result<(), StoreError> {
         let _lock = self.lock_index()?;
-        let sql = "SELECT manifest_digest, name FROM images LEFT JOIN names ON image_id = id ORDER BY name, id";
+        let sql =
+            "SELECT manifest_digest, name FROM images LEFT JOIN names ON image_id = id ORDER BY name, id";
         let rows: Vec<(String, Option<String>)> = {
             let database = self.database();
             let mut statement = database.prepare(sql)?;
@@ -46,15 +51,25 @@ impl Store {
         };
         let mut manifests = Vec::new();
         for (digest, name) in rows {
-            let Ok(digest) = digest.parse::<Digest>() else { continue };
-            let Ok(size) = self.blob_path(&digest).metadata().map(|blob| blob.len()) else { continue };
+            let Ok(digest) = digest.parse::<Digest>() else {
+                continue;
+            };
+            let Ok(size) = self.blob_path(&digest).metadata().map(|blob| blob.len()) else {
+                continue;
+            };
             let mut descriptor = Descriptor::new(OCI_MANIFEST, digest, size);
             descriptor.annotations = name.map(|name| name_annotations(&name));
             manifests.push(descriptor);
         }
-        let index = Index { schema_version: 2, media_type: OCI_INDEX.to_owned(), manifests };
-        let bytes = serde_json::to_vec(&index)
-            .map_err(|error| StoreError::Damaged { what: "index.json".to_owned(), detail: error.to_string() })?;
+        let index = Index {
+            schema_version: 2,
+            media_type: OCI_INDEX.to_owned(),
+            manifests,
+        };
+        let bytes = serde_json::to_vec(&index).map_err(|error| StoreError::Damaged {
+            what: "index.json".to_owned(),
+            detail: error.to_string(),
+        })?;
         replace_file(self.root(), "index.json", &bytes)
     }
 }
@@ -74,7 +89,8 @@ fn replace_file(root: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError>
     let path = root.join(name);
     let temporary = root.join(format!("{name}.new"));
     let mut file = File::create(&temporary).map_err(StoreError::io("create", &temporary))?;
-    file.write_all(bytes).map_err(StoreError::io("write", &temporary))?;
+    file.write_all(bytes)
+        .map_err(StoreError::io("write", &temporary))?;
     file.sync_data().map_err(StoreError::io("sync", &temporary))?;
     std::fs::rename(&temporary, &path).map_err(StoreError::io("rename to", &path))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::OptionalExtension;
 
-use super::{Staging, StagedLayer, Store};
+use super::{StagedLayer, Staging, Store};
 use crate::digest::Digest;
 use crate::error::StoreError;
 
@@ -41,7 +41,10 @@ impl Store {
     /// The size of a layer's regular files; `None` when the layer is not there.
     pub fn layer_size(&self, diff_id: &Digest) -> Result<Option<u64>, StoreError> {
         let sql = "SELECT size_bytes FROM layers WHERE diff_id = ?1";
-        let size = self.database().query_row(sql, [diff_id.to_string()], |row| row.get::<_, i64>(0)).optional()?;
+        let size = self
+            .database()
+            .query_row(sql, [diff_id.to_string()], |row| row.get::<_, i64>(0))
+            .optional()?;
         Ok(size.map(|size| u64::try_from(size).unwrap_or(0)))
     }
 }

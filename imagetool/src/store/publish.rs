@@ -62,7 +62,9 @@ impl Store {
         }
         for folder in ["blobs/sha256", "layers"] {
             let path = self.root().join(folder);
-            File::open(&path).and_then(|folder| folder.sync_all()).map_err(StoreError::io("sync", &path))?;
+            File::open(&path)
+                .and_then(|folder| folder.sync_all())
+                .map_err(StoreError::io("sync", &path))?;
         }
         let renamed = {
             let mut database = self.database();
@@ -105,14 +107,17 @@ fn sync_file_system(staging: &Staging) -> Result<(), StoreError> {
 }
 
 fn seconds_now() -> i64 {
-    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let elapsed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn insert_layers(transaction: &Transaction<'_>, layers: &[StagedLayer]) -> Result<(), StoreError> {
     for layer in layers {
         let size = i64::try_from(layer.size_bytes).unwrap_or(i64::MAX);
-        let sql = "INSERT INTO layers (diff_id, size_bytes, added_at_s) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
+        let sql =
+            "INSERT INTO layers (diff_id, size_bytes, added_at_s) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING";
         transaction.execute(sql, params![layer.diff_id.to_string(), size, seconds_now()])?;
     }
     Ok(())
@@ -120,7 +125,8 @@ fn insert_layers(transaction: &Transaction<'_>, layers: &[StagedLayer]) -> Resul
 
 fn insert_image(transaction: &Transaction<'_>, id: &Digest, image: &NewImage) -> Result<(), StoreError> {
     use std::os::unix::ffi::OsStrExt;
-    let sql = "INSERT INTO images (id, manifest_digest, config, parent_id, base_rootfs, created_at_s, added_at_s)
+    let sql =
+        "INSERT INTO images (id, manifest_digest, config, parent_id, base_rootfs, created_at_s, added_at_s)
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
     let inserted = transaction.execute(
         sql,
@@ -138,8 +144,12 @@ fn insert_image(transaction: &Transaction<'_>, id: &Digest, image: &NewImage) ->
         return Ok(());
     }
     for (position, (diff_id, blob)) in (0i64..).zip(&image.layers) {
-        let sql = "INSERT INTO image_layers (image_id, position, diff_id, blob_digest) VALUES (?1, ?2, ?3, ?4)";
-        transaction.execute(sql, params![id.to_string(), position, diff_id.to_string(), blob.to_string()])?;
+        let sql =
+            "INSERT INTO image_layers (image_id, position, diff_id, blob_digest) VALUES (?1, ?2, ?3, ?4)";
+        transaction.execute(
+            sql,
+            params![id.to_string(), position, diff_id.to_string(), blob.to_string()],
+        )?;
     }
     Ok(())
 }
@@ -153,10 +163,14 @@ fn set_names(
     for name in names {
         let key = name.canonical();
         let sql = "SELECT image_id FROM names WHERE name = ?1 AND image_id <> ?2";
-        let before: Option<String> =
-            transaction.query_row(sql, params![key, id.to_string()], |row| row.get(0)).optional()?;
+        let before: Option<String> = transaction
+            .query_row(sql, params![key, id.to_string()], |row| row.get(0))
+            .optional()?;
         if let Some(from) = before.and_then(|text| text.parse().ok()) {
-            renamed.push(Renamed { name: name.clone(), from });
+            renamed.push(Renamed {
+                name: name.clone(),
+                from,
+            });
         }
         let sql = "INSERT INTO names (name, image_id) VALUES (?1, ?2)
                    ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id";

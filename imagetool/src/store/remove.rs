@@ -54,7 +54,15 @@ impl Store {
             let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
             match &name {
                 Some(name) if names.len() > 1 => untag(&transaction, name, &mut done)?,
-                _ => self.remove_whole(&transaction, &id, name.as_ref(), &names, options, &mut done, &mut trash)?,
+                _ => self.remove_whole(
+                    &transaction,
+                    &id,
+                    name.as_ref(),
+                    &names,
+                    options,
+                    &mut done,
+                    &mut trash,
+                )?,
             }
             transaction.commit()?;
         }
@@ -145,9 +153,12 @@ impl Store {
             let sql = "SELECT manifest_digest, parent_id FROM images WHERE id = ?1";
             let (manifest, parent): (String, Option<String>) =
                 transaction.query_row(sql, [&key], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let mut statement =
-                transaction.prepare("SELECT diff_id, blob_digest FROM image_layers WHERE image_id = ?1 ORDER BY position DESC")?;
-            let rows = statement.query_map([&key], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let mut statement = transaction.prepare(
+                "SELECT diff_id, blob_digest FROM image_layers WHERE image_id = ?1 ORDER BY position DESC",
+            )?;
+            let rows = statement.query_map([&key], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+            })?;
             let layers: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
             transaction.execute("DELETE FROM image_layers WHERE image_id = ?1", [&key])?;
             transaction.execute("DELETE FROM images WHERE id = ?1", [&key])?;
@@ -255,7 +266,9 @@ impl Trash {
             return Ok(());
         }
         // renamed first: a deletion that is killed never leaves half a layer under its name
-        let bin = tempfile::Builder::new().prefix("trash.").tempdir_in(store.root().join("tmp"));
+        let bin = tempfile::Builder::new()
+            .prefix("trash.")
+            .tempdir_in(store.root().join("tmp"));
         let bin = bin.map_err(StoreError::io("create a directory in", &store.root().join("tmp")))?;
         for layer in &self.layers {
             let path = store.layer_path(layer);
@@ -276,16 +289,22 @@ fn untag(transaction: &Transaction<'_>, name: &Reference, done: &mut Vec<Removal
 }
 
 /// A container that uses the image, a running one first.
-fn container_of(transaction: &Transaction<'_>, id: &Digest) -> Result<Option<(String, ContainerStatus)>, StoreError> {
+fn container_of(
+    transaction: &Transaction<'_>,
+    id: &Digest,
+) -> Result<Option<(String, ContainerStatus)>, StoreError> {
     let sql = "SELECT id, status FROM containers WHERE image_id = ?1 ORDER BY status <> 'running' LIMIT 1";
-    let row: Option<(String, String)> =
-        transaction.query_row(sql, [id.to_string()], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let row: Option<(String, String)> = transaction
+        .query_row(sql, [id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
     row.map(|(id, status)| Ok((id, status.parse()?))).transpose()
 }
 
 fn child_of(transaction: &Transaction<'_>, id: &Digest) -> Result<Option<Digest>, StoreError> {
     let sql = "SELECT id FROM images WHERE parent_id = ?1 LIMIT 1";
-    let child: Option<String> = transaction.query_row(sql, [id.to_string()], |row| row.get(0)).optional()?;
+    let child: Option<String> = transaction
+        .query_row(sql, [id.to_string()], |row| row.get(0))
+        .optional()?;
     child.map(|id| digest(&id)).transpose()
 }
 

@@ -61,11 +61,20 @@ impl Staging {
     pub(super) fn new(root: &Path, purpose: &str) -> Result<Self, StoreError> {
         let _guard = lock_shared(root)?;
         let tmp = root.join("tmp");
-        let folder = tempfile::Builder::new().prefix(&format!("{purpose}.")).tempdir_in(&tmp);
-        let path = folder.map_err(StoreError::io("create a directory in", &tmp))?.keep();
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{purpose}."))
+            .tempdir_in(&tmp);
+        let path = folder
+            .map_err(StoreError::io("create a directory in", &tmp))?
+            .keep();
         let lock = File::open(&path).map_err(StoreError::io("open", &path))?;
         lock.lock().map_err(StoreError::io("lock", &path))?;
-        Ok(Self { path, _lock: lock, pins: Mutex::default(), counter: AtomicU64::new(0) })
+        Ok(Self {
+            path,
+            _lock: lock,
+            pins: Mutex::default(),
+            counter: AtomicU64::new(0),
+        })
     }
 
     /// The directory.
@@ -74,20 +83,25 @@ impl Staging {
     }
 
     fn next_path(&self, kind: &str) -> PathBuf {
-        self.path.join(format!("{kind}.{}", self.counter.fetch_add(1, Ordering::Relaxed)))
+        self.path
+            .join(format!("{kind}.{}", self.counter.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Starts a blob.
     pub fn new_blob(&self) -> Result<BlobWriter, StoreError> {
         let path = self.next_path("blob");
         let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
-        Ok(BlobWriter { out: Hashing::new(BufWriter::with_capacity(256 << 10, file)), path })
+        Ok(BlobWriter {
+            out: Hashing::new(BufWriter::with_capacity(256 << 10, file)),
+            path,
+        })
     }
 
     /// Writes a small blob at once.
     pub fn add_blob(&self, bytes: &[u8]) -> Result<StagedBlob, StoreError> {
         let mut blob = self.new_blob()?;
-        blob.write_all(bytes).map_err(StoreError::io("write", &blob.path))?;
+        blob.write_all(bytes)
+            .map_err(StoreError::io("write", &blob.path))?;
         blob.finish()
     }
 
@@ -97,13 +111,17 @@ impl Staging {
         let diff = path.join("diff");
         fs::create_dir_all(&diff).map_err(StoreError::io("create", &diff))?;
         use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(&diff, fs::Permissions::from_mode(0o755)).map_err(StoreError::io("chmod", &diff))?;
+        fs::set_permissions(&diff, fs::Permissions::from_mode(0o755))
+            .map_err(StoreError::io("chmod", &diff))?;
         Ok(path)
     }
 
     /// Keeps a file or directory from being deleted until this work ends.
     pub(super) fn pin(&self, file: File) {
-        self.pins.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(file);
+        self.pins
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .push(file);
     }
 }
 
@@ -124,7 +142,11 @@ impl BlobWriter {
         let path = self.path;
         out.flush().map_err(StoreError::io("write", &path))?;
         out.get_ref().sync_data().map_err(StoreError::io("sync", &path))?;
-        Ok(StagedBlob { digest, size_bytes, path })
+        Ok(StagedBlob {
+            digest,
+            size_bytes,
+            path,
+        })
     }
 }
 
@@ -154,7 +176,11 @@ pub(super) fn lock_exclusive(root: &Path) -> Result<File, StoreError> {
 
 fn open_lock(root: &Path) -> Result<(File, PathBuf), StoreError> {
     let path = root.join("lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
     Ok((file.map_err(StoreError::io("open", &path))?, path))
 }
 
@@ -179,7 +205,11 @@ pub(super) fn recover(root: &Path) -> Result<bool, StoreError> {
         }
         found = true;
         tracing::debug!("deleting what a killed command left: {}", path.display());
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed.map_err(StoreError::io("delete", &path))?;
     }
     Ok(found)

@@ -87,7 +87,11 @@ mod tests {
             ("a/..b", Some("a/..b")),
         ];
         for (path, expected) in cases {
-            assert_eq!(clean(path.as_bytes()).as_deref(), expected.map(str::as_bytes), "{path}");
+            assert_eq!(
+                clean(path.as_bytes()).as_deref(),
+                expected.map(str::as_bytes),
+                "{path}"
+            );
         }
     }
 

@@ -42,7 +42,10 @@ impl Tree {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(path, flags, Mode::empty())?;
-        Ok(Self { root: Rc::new(root), last: None })
+        Ok(Self {
+            root: Rc::new(root),
+            last: None,
+        })
     }
 
     /// Opens an existing directory; a link as its last component is not followed.
