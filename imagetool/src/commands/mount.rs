@@ -57,14 +57,15 @@ impl Args {
                 target.display()
             );
         }
+        // After a server was killed, its dead mount may be in the way: this cleans up.
+        let living = records.living()?;
         let target = target
             .canonicalize()
             .with_context(|| format!("mount point {}", target.display()))?;
         if !target.is_dir() {
             bail!("mount point {} is not a directory", target.display());
         }
-        // After a server was killed, its dead mount may be in the way: this cleans up.
-        if let Some(holder) = records.living()?.iter().find(|record| record.target == target) {
+        if let Some(holder) = living.iter().find(|record| record.target == target) {
             bail!(
                 "{} is already mounted there ({}): run `shale umount {0}` first",
                 target.display(),

@@ -30,15 +30,15 @@ impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
         let store = context.store()?;
         let records = Records::open(&container::run_dir(&store))?;
-        let living = records.living()?;
+        let known = records.all()?;
         let wanted = if self.all {
-            living.iter().map(|record| record.target.clone()).collect()
+            known.iter().map(|record| record.target.clone()).collect()
         } else {
             self.mounts
         };
         let mut status = 0;
         for name in wanted {
-            let ended = match living.iter().find(|record| names(record, &name)) {
+            let ended = match known.iter().find(|record| names(record, &name)) {
                 Some(record) => end(&records, record, self.lazy),
                 None => Err(anyhow::anyhow!(
                     "{} is not mounted by shale: `shale mount` lists what is",
@@ -67,6 +67,10 @@ fn names(record: &MountRecord, name: &Path) -> bool {
 }
 
 fn end(records: &Records, record: &MountRecord, lazy: bool) -> anyhow::Result<()> {
+    if !record.server.is_alive() {
+        records.forget(record);
+        return Ok(());
+    }
     unmount(&record.target, lazy)?;
     let deadline = Instant::now() + END_TIMEOUT;
     while record.server.is_alive() {

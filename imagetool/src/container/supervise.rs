@@ -106,7 +106,11 @@ pub(super) fn wait(
         }
         if kill_at.is_some_and(|at| Instant::now() >= at) || (kill_at.is_some() && kill_requested(directory))
         {
-            send(command.as_ref(), Signal::SIGKILL);
+            match &command {
+                Some(command) => send(Some(command), Signal::SIGKILL),
+                // It hangs before there is a command: what it has made is deleted after its end.
+                None => runtime.kill()?,
+            }
             kill_at = Some(Instant::now() + STOP_TIMEOUT);
         }
         let hurry = command.is_none() || kill_at.is_some();

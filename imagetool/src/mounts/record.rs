@@ -66,9 +66,10 @@ impl Records {
     }
 
     /// Detaches what is left of a mount and deletes its record and scratch directory.
-    fn forget(&self, record: &MountRecord) {
-        // A dead server's mount answers "not connected"; anything that answers otherwise is somebody else's.
-        let dead = matches!(fs::metadata(&record.target), Err(error) if error.raw_os_error() == Some(libc::ENOTCONN));
+    pub fn forget(&self, record: &MountRecord) {
+        // A dead server's mount answers "not connected" (statfs is never answered from a cache); anything that
+        // answers otherwise is somebody else's.
+        let dead = nix::sys::statfs::statfs(&record.target).is_err_and(|errno| errno == nix::errno::Errno::ENOTCONN);
         if dead && let Err(error) = super::unmount(&record.target, true) {
             tracing::warn!("clean up after {}: {error}", record.id);
         }
@@ -86,7 +87,8 @@ impl Records {
         let _ = fs::remove_file(self.folder.join(format!("{}.json", record.id)));
     }
 
-    fn all(&self) -> Result<Vec<MountRecord>, MountError> {
+    /// All records, of dead mounts as well.
+    pub fn all(&self) -> Result<Vec<MountRecord>, MountError> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(MountError::io("read", &self.folder))? {
             let path = entry.map_err(MountError::io("read", &self.folder))?.path();

@@ -113,7 +113,9 @@ fn a_dead_server_is_cleaned_up_after() {
     let record: serde_json::Value = serde_json::from_slice(&fs::read(record.path()).unwrap()).unwrap();
     let server = Pid::from_raw(i32::try_from(record["server"]["pid"].as_i64().unwrap()).unwrap());
     kill(server, Signal::SIGKILL).unwrap();
-    wait_until("the mount to be dead", || fs::metadata(&target).is_err());
+    wait_until("the mount to be dead", || {
+        nix::sys::statfs::statfs(&target).is_err()
+    });
     assert_eq!(shale.call(&["mount"]).ok().lines().count(), 1);
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
     shale.assert_clean();

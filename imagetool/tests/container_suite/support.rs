@@ -30,7 +30,7 @@ impl Outcome {
             .status
             .code()
             .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
-        let text = |bytes| String::from_utf8_lossy(&bytes).into_owned();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Self {
             status,
             stdout: text(output.stdout),
