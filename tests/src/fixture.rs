@@ -42,7 +42,16 @@ impl Fixture {
         fill(&lowers);
         let upper = scratch.directory("upper");
         let work = scratch.directory("work");
-        Fixture::over(scratch, backend, MountSpec { lowers, upper: Some((upper, work)), extra_options: vec![] })
+        Fixture::over(
+            scratch,
+            backend,
+            MountSpec {
+                lowers,
+                upper: Some((upper, work)),
+                extra_options: vec![],
+                open_files_limit: None,
+            },
+        )
     }
 
     /// Mounts `spec`, whose directories are already filled.
@@ -51,7 +60,14 @@ impl Fixture {
         let mount_point = scratch.directory("merged");
         let layers_before = digest_layers(&spec.lowers);
         let guard = MountGuard::mount(backend, &spec, &mount_point).expect("mount the union");
-        Fixture { guard: Some(guard), spec, layers_before, mount_point, backend, scratch }
+        Fixture {
+            guard: Some(guard),
+            spec,
+            layers_before,
+            mount_point,
+            backend,
+            scratch,
+        }
     }
 
     /// Who serves it.
@@ -111,7 +127,8 @@ impl Fixture {
     pub fn remount_as(&mut self, backend: Backend) {
         self.unmount();
         self.backend = backend;
-        self.guard = Some(MountGuard::mount(backend, &self.spec, &self.mount_point).expect("mount the union again"));
+        self.guard =
+            Some(MountGuard::mount(backend, &self.spec, &self.mount_point).expect("mount the union again"));
     }
 
     /// Unmounts; whatever the program did wrong on its way out fails the test.
@@ -135,8 +152,12 @@ impl Fixture {
 
     /// Fails when a lower layer is not what it was before the mount.
     pub fn assert_layers_untouched(&self) {
-        for ((path, before), after) in
-            self.spec.lowers.iter().zip(&self.layers_before).zip(digest_layers(&self.spec.lowers))
+        for ((path, before), after) in self
+            .spec
+            .lowers
+            .iter()
+            .zip(&self.layers_before)
+            .zip(digest_layers(&self.spec.lowers))
         {
             before.assert_same(&after, &format!("the lower layer {} changed", path.display()));
         }
@@ -154,7 +175,10 @@ impl Drop for Fixture {
 }
 
 fn digest_layers(lowers: &[PathBuf]) -> Vec<Snapshot> {
-    lowers.iter().map(|lower| Snapshot::digest(lower).expect("digest a layer")).collect()
+    lowers
+        .iter()
+        .map(|lower| Snapshot::digest(lower).expect("digest a layer"))
+        .collect()
 }
 
 /// Writes a file with its parents, for filling layers.

@@ -2,6 +2,7 @@
 
 use crate::ops::RelPath;
 use crate::posix;
+use crate::scratch::is_rootless;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -49,7 +50,10 @@ impl Layer {
             let mut path = path.clone();
             if matches!(item, Item::Linked(_)) {
                 // A name of this layer alone: link counts of files that are half covered are nobody's truth.
-                path.0.last_mut().expect("a name").extend(format!("-l{index}-").bytes());
+                path.0
+                    .last_mut()
+                    .expect("a name")
+                    .extend(format!("-l{index}-").bytes());
             }
             if layer.entries.contains_key(&path) || !layer.add_parents(&path) {
                 continue;
@@ -57,8 +61,16 @@ impl Layer {
             let serial = i64::try_from(layer.entries.len()).expect("few entries");
             let layer_index = i64::try_from(index).expect("few layers");
             let mtime = (1_000_000_000 + 1000 * layer_index + serial, 123_456_789);
-            let xattr = xattr.clone().filter(|_| matches!(item, Item::File(_) | Item::Dir { .. }));
-            let entry = LayerEntry { item: item.clone(), mode: *mode, owner: *owner, xattr, mtime };
+            let xattr = xattr
+                .clone()
+                .filter(|_| matches!(item, Item::File(_) | Item::Dir { .. }));
+            let entry = LayerEntry {
+                item: item.clone(),
+                mode: *mode,
+                owner: *owner,
+                xattr,
+                mtime,
+            };
             layer.entries.insert(path, entry);
         }
         layer
@@ -67,7 +79,10 @@ impl Layer {
     fn add_parents(&mut self, path: &RelPath) -> bool {
         let Some(parent) = path.parent() else { return true };
         match self.entries.get(&parent) {
-            Some(LayerEntry { item: Item::Dir { .. }, .. }) => return true,
+            Some(LayerEntry {
+                item: Item::Dir { .. },
+                ..
+            }) => return true,
             Some(_) => return false,
             None => {}
         }
@@ -75,7 +90,16 @@ impl Layer {
             return false;
         }
         let (item, mtime) = (Item::Dir { opaque: false }, (999_999_999, 5));
-        self.entries.insert(parent, LayerEntry { item, mode: 0o755, owner: 0, xattr: None, mtime });
+        self.entries.insert(
+            parent,
+            LayerEntry {
+                item,
+                mode: 0o755,
+                owner: 0,
+                xattr: None,
+                mtime,
+            },
+        );
         true
     }
 
@@ -95,7 +119,12 @@ impl Layer {
                 Item::Dir { opaque: false } => posix::mkdir(&at, 0o755)?,
                 Item::Dir { opaque: true } => {
                     posix::mkdir(&at, 0o755)?;
-                    posix::set_xattr(&at, "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())?;
+                    let name = if is_rootless() {
+                        "user.overlay.opaque"
+                    } else {
+                        "trusted.overlay.opaque"
+                    };
+                    posix::set_xattr(&at, name, b"y", rustix::fs::XattrFlags::empty())?;
                 }
                 Item::Symlink(target) => posix::symlink(OsStr::from_bytes(target), &at)?,
                 Item::Fifo => posix::mkfifo(&at)?,

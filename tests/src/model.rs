@@ -64,7 +64,10 @@ impl Model {
     #[must_use]
     pub fn of_layers(layers: &[Layer]) -> Model {
         let root = Node::new(Body::Dir(BTreeMap::new()), 0o755, 0);
-        let mut model = Model { nodes: vec![root], held: BTreeMap::new() };
+        let mut model = Model {
+            nodes: vec![root],
+            held: BTreeMap::new(),
+        };
         for layer in layers.iter().rev() {
             for (path, entry) in &layer.entries {
                 model.lay(path, entry);
@@ -112,7 +115,9 @@ impl Model {
     fn plain_lookup(&self, path: &RelPath) -> Option<NodeId> {
         let mut node = ROOT;
         for name in &path.0 {
-            let Body::Dir(children) = &self.nodes[node].body else { return None };
+            let Body::Dir(children) = &self.nodes[node].body else {
+                return None;
+            };
             node = *children.get(name)?;
         }
         Some(node)
@@ -147,11 +152,21 @@ impl Model {
         let mut followed = 0;
         loop {
             let name = rest.pop_front().expect("paths and targets are not empty");
-            let Body::Dir(children) = &self.nodes[dir].body else { return Err(libc::ENOTDIR) };
+            let Body::Dir(children) = &self.nodes[dir].body else {
+                return Err(libc::ENOTDIR);
+            };
             let node = children.get(&name).copied();
             let is_last = rest.is_empty();
             let Some(found) = node else {
-                return if is_last { Ok(Found { parent: dir, name, node }) } else { Err(libc::ENOENT) };
+                return if is_last {
+                    Ok(Found {
+                        parent: dir,
+                        name,
+                        node,
+                    })
+                } else {
+                    Err(libc::ENOENT)
+                };
             };
             match &self.nodes[found].body {
                 Body::Symlink(target) if !is_last || follow_last => {
@@ -163,7 +178,13 @@ impl Model {
                         rest.push_front(name.to_vec());
                     }
                 }
-                _ if is_last => return Ok(Found { parent: dir, name, node }),
+                _ if is_last => {
+                    return Ok(Found {
+                        parent: dir,
+                        name,
+                        node,
+                    });
+                }
                 _ => dir = found,
             }
         }
@@ -185,7 +206,11 @@ impl Model {
     /// A file to open for writing.
     fn writable(&self, path: &RelPath) -> Result<NodeId, i32> {
         let node = self.openable(path)?;
-        if self.is_dir(node) { Err(libc::EISDIR) } else { Ok(node) }
+        if self.is_dir(node) {
+            Err(libc::EISDIR)
+        } else {
+            Ok(node)
+        }
     }
 
     fn content_mut(&mut self, node: NodeId) -> &mut Vec<u8> {
@@ -215,7 +240,11 @@ impl Model {
     /// A name that must not exist yet, for everything that makes one.
     fn vacant(&self, path: &RelPath) -> Result<(NodeId, Vec<u8>), i32> {
         let found = self.walk(path, false)?;
-        if found.node.is_some() { Err(libc::EEXIST) } else { Ok((found.parent, found.name)) }
+        if found.node.is_some() {
+            Err(libc::EEXIST)
+        } else {
+            Ok((found.parent, found.name))
+        }
     }
 
     fn make(&mut self, parent: NodeId, name: Vec<u8>, body: Body, mode: u32) -> NodeId {
@@ -246,7 +275,11 @@ impl Model {
 
     fn run(&mut self, op: &Op) -> Answer {
         match op {
-            Op::Create { path, data, exclusive } => self.create(path, data, *exclusive),
+            Op::Create {
+                path,
+                data,
+                exclusive,
+            } => self.create(path, data, *exclusive),
             Op::WriteAt { path, offset, data } => {
                 let node = self.writable(path)?;
                 write_into(self.content_mut(node), *offset, data);
@@ -259,7 +292,8 @@ impl Model {
             }
             Op::Truncate { path, len } => {
                 let node = self.writable(path)?;
-                self.content_mut(node).resize(usize::try_from(*len).expect("short"), 0);
+                self.content_mut(node)
+                    .resize(usize::try_from(*len).expect("short"), 0);
                 Ok(Outcome::Done)
             }
             Op::Punch { path, offset, len } => {
@@ -283,7 +317,11 @@ impl Model {
             }
             Op::Mkfifo { path } | Op::Mknod { path } => {
                 let (parent, name) = self.vacant(path)?;
-                let body = if matches!(op, Op::Mkfifo { .. }) { Body::Fifo } else { Body::Device };
+                let body = if matches!(op, Op::Mkfifo { .. }) {
+                    Body::Fifo
+                } else {
+                    Body::Device
+                };
                 self.make(parent, name, body, 0o644);
                 Ok(Outcome::Done)
             }
@@ -292,7 +330,12 @@ impl Model {
             Op::Rename { from, to, flag } => self.rename(from, to, *flag),
             Op::Link { from, to } => self.link(from, to),
             Op::Chmod { .. } | Op::Chown { .. } | Op::SetTimes { .. } => self.set_attributes(op),
-            Op::SetXattr { path, name, value, flag } => self.set_xattr(path, name, value, *flag),
+            Op::SetXattr {
+                path,
+                name,
+                value,
+                flag,
+            } => self.set_xattr(path, name, value, *flag),
             Op::RemoveXattr { path, name } => self.remove_xattr(path, name),
             Op::Read { path } => {
                 let node = self.openable(path)?;
@@ -389,7 +432,11 @@ impl Model {
             && self.is_dir(target)
             && self.contains(target, old.parent)
         {
-            return Err(if flag == RenameFlag::Exchange { libc::EINVAL } else { libc::ENOTEMPTY });
+            return Err(if flag == RenameFlag::Exchange {
+                libc::EINVAL
+            } else {
+                libc::ENOTEMPTY
+            });
         }
         if new.node == Some(source) {
             return Ok(Outcome::Done);
@@ -423,7 +470,9 @@ impl Model {
     fn contains(&self, outer: NodeId, inner: NodeId) -> bool {
         outer == inner
             || match &self.nodes[outer].body {
-                Body::Dir(children) => children.values().any(|child| self.is_dir(*child) && self.contains(*child, inner)),
+                Body::Dir(children) => children
+                    .values()
+                    .any(|child| self.is_dir(*child) && self.contains(*child, inner)),
                 _ => false,
             }
     }
@@ -470,7 +519,11 @@ impl Model {
     fn xattr_node(&self, path: &RelPath, name: &str) -> Result<NodeId, i32> {
         let node = self.existing(path, false)?;
         let is_plain = matches!(self.nodes[node].body, Body::File(_) | Body::Dir(_));
-        if name.starts_with("user.") && !is_plain { Err(libc::EPERM) } else { Ok(node) }
+        if name.starts_with("user.") && !is_plain {
+            Err(libc::EPERM)
+        } else {
+            Ok(node)
+        }
     }
 
     fn set_xattr(&mut self, path: &RelPath, name: &str, value: &[u8], flag: XattrFlag) -> Answer {
@@ -503,11 +556,22 @@ impl Model {
                     return Err(libc::EISDIR);
                 }
                 let may_be_stale = *access == Access::Read && self.nodes[node].from_layer;
-                let stale = if may_be_stale { self.content(node).ok() } else { None };
+                let stale = if may_be_stale {
+                    self.content(node).ok()
+                } else {
+                    None
+                };
                 if *access != Access::Read {
                     self.forget_time_of_data_copy(node);
                 }
-                self.held.insert(*slot, Held { node, access: *access, stale });
+                self.held.insert(
+                    *slot,
+                    Held {
+                        node,
+                        access: *access,
+                        stale,
+                    },
+                );
             }
             Op::HeldClose { slot } => {
                 self.held.remove(slot);
@@ -540,7 +604,8 @@ impl Model {
                 Ok(Outcome::Done)
             }
             Op::HeldTruncate { len, .. } => {
-                self.content_mut(held.node).resize(usize::try_from(*len).expect("short"), 0);
+                self.content_mut(held.node)
+                    .resize(usize::try_from(*len).expect("short"), 0);
                 Ok(Outcome::Done)
             }
             _ => unreachable!("the caller chose"),
@@ -557,7 +622,14 @@ impl Model {
             Body::Device => (Kind::CharDevice, 0),
         };
         let nlink = if kind == Kind::Dir { 1 } else { node.nlink };
-        StatView { kind, mode: node.mode, uid: node.uid, gid: node.gid, size_bytes, nlink }
+        StatView {
+            kind,
+            mode: node.mode,
+            uid: node.uid,
+            gid: node.gid,
+            size_bytes,
+            nlink,
+        }
     }
 
     /// The whole tree, as a walk of a real one would show it.
@@ -590,7 +662,11 @@ impl Model {
             xattrs: node.xattrs.clone(),
             nlink: stat.nlink,
             link_group: groups.entry(id).or_insert_with(|| path.clone()).clone(),
-            rdev: if stat.kind == Kind::CharDevice { rustix::fs::makedev(1, 3) } else { 0 },
+            rdev: if stat.kind == Kind::CharDevice {
+                rustix::fs::makedev(1, 3)
+            } else {
+                0
+            },
             mtime: node.mtime,
             ctime: None,
         };
@@ -611,7 +687,16 @@ impl Model {
 impl Node {
     fn new(body: Body, mode: u32, owner: u32) -> Node {
         let xattrs = BTreeMap::new();
-        Node { body, mode, uid: owner, gid: owner, nlink: 1, xattrs, mtime: None, from_layer: false }
+        Node {
+            body,
+            mode,
+            uid: owner,
+            gid: owner,
+            nlink: 1,
+            xattrs,
+            mtime: None,
+            from_layer: false,
+        }
     }
 
     fn of_layer(entry: &LayerEntry) -> Node {
@@ -622,7 +707,11 @@ impl Node {
             Item::Fifo => Body::Fifo,
             Item::Whiteout => unreachable!("a whiteout makes no node"),
         };
-        let mode = if matches!(body, Body::Symlink(_)) { 0o777 } else { entry.mode };
+        let mode = if matches!(body, Body::Symlink(_)) {
+            0o777
+        } else {
+            entry.mode
+        };
         let mut node = Node::new(body, mode, entry.owner);
         if let Some(value) = &entry.xattr {
             node.xattrs.insert(b"user.lower".to_vec(), value.clone());

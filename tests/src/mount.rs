@@ -68,14 +68,20 @@ impl Backend {
     /// Whether it is the kernel's.
     #[must_use]
     pub fn is_kernel(self) -> bool {
-        matches!(self, Backend::Kernel | Backend::KernelNoIndex | Backend::KernelPlain)
+        matches!(
+            self,
+            Backend::Kernel | Backend::KernelNoIndex | Backend::KernelPlain
+        )
     }
 
     /// Why it cannot run here, if so.
     #[must_use]
     pub fn missing(self) -> Option<(Tier, String)> {
         if !nix::unistd::geteuid().is_root() {
-            return Some((Tier::Root, "needs root for loop devices and mounts; run the tests with sudo".into()));
+            return Some((
+                Tier::Root,
+                "needs root for loop devices and mounts; run the tests with sudo".into(),
+            ));
         }
         if self.is_kernel() {
             let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -90,7 +96,9 @@ impl Backend {
         if !Path::new("/dev/fuse").exists() {
             return Some((tier, "no /dev/fuse".into()));
         }
-        self.program().is_none().then(|| (tier, format!("{name} is not there; build or install it")))
+        self.program()
+            .is_none()
+            .then(|| (tier, format!("{name} is not there; build or install it")))
     }
 
     fn program(self) -> Option<PathBuf> {
@@ -102,7 +110,12 @@ impl Backend {
 
     fn kernel_options(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Backend::Kernel => &[("redirect_dir", "on"), ("index", "on"), ("metacopy", "on"), ("xino", "on")],
+            Backend::Kernel => &[
+                ("redirect_dir", "on"),
+                ("index", "on"),
+                ("metacopy", "on"),
+                ("xino", "on"),
+            ],
             Backend::KernelNoIndex => &[("redirect_dir", "on"), ("index", "off"), ("metacopy", "on")],
             _ => &[("redirect_dir", "off"), ("index", "off"), ("metacopy", "off")],
         }
@@ -118,6 +131,8 @@ pub struct MountSpec {
     pub upper: Option<(PathBuf, PathBuf)>,
     /// More `-o` options for the FUSE programs.
     pub extra_options: Vec<String>,
+    /// The soft limit of open files that the FUSE programs are started with.
+    pub open_files_limit: Option<u64>,
 }
 
 impl MountSpec {
@@ -171,8 +186,12 @@ struct Server {
 impl MountGuard {
     /// Mounts and waits until the mount answers; the error carries what the server said.
     pub fn mount(backend: Backend, spec: &MountSpec, mount_point: &Path) -> io::Result<MountGuard> {
-        let mut guard =
-            MountGuard { backend, mount_point: mount_point.to_owned(), server: None, is_mounted: false };
+        let mut guard = MountGuard {
+            backend,
+            mount_point: mount_point.to_owned(),
+            server: None,
+            is_mounted: false,
+        };
         if backend.is_kernel() {
             patiently(|| mount_kernel(backend, spec, mount_point))?;
         } else {
@@ -191,13 +210,17 @@ impl MountGuard {
     /// The process that serves it, if there is one.
     #[must_use]
     pub fn server_pid(&self) -> Option<i32> {
-        self.server.as_ref().map(|server| i32::try_from(server.child.id()).expect("a pid fits"))
+        self.server
+            .as_ref()
+            .map(|server| i32::try_from(server.child.id()).expect("a pid fits"))
     }
 
     /// What the server has said so far.
     #[must_use]
     pub fn server_log(&self) -> String {
-        let Some(server) = &self.server else { return String::new() };
+        let Some(server) = &self.server else {
+            return String::new();
+        };
         String::from_utf8_lossy(&std::fs::read(&server.log).unwrap_or_default()).into_owned()
     }
 
@@ -213,50 +236,90 @@ impl MountGuard {
     pub fn unmount(mut self) -> io::Result<()> {
         patiently(|| Ok(umount2(&self.mount_point, MntFlags::empty())?))?;
         self.is_mounted = false;
-        let Some(mut server) = self.server.take() else { return Ok(()) };
+        let Some(mut server) = self.server.take() else {
+            return Ok(());
+        };
         let log = server.log.clone();
         let status = wait_for_exit(&mut server.child, EXIT_TIMEOUT);
         let said = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
         match status {
             Some(status) if status.success() => Ok(()),
-            Some(status) => Err(io::Error::other(format!("the server ended with {status} after unmount: {said}"))),
-            None => Err(io::Error::other(format!("the server did not end after unmount: {said}"))),
+            Some(status) => Err(io::Error::other(format!(
+                "the server ended with {status} after unmount: {said}"
+            ))),
+            None => Err(io::Error::other(format!(
+                "the server did not end after unmount: {said}"
+            ))),
         }
     }
 
     fn start_server(&mut self, spec: &MountSpec) -> io::Result<()> {
-        let program = self.backend.program().ok_or_else(|| io::Error::other("the mount program is missing"))?;
+        let program = self
+            .backend
+            .program()
+            .ok_or_else(|| io::Error::other("the mount program is missing"))?;
         let mut spec = spec.clone();
         if self.backend == Backend::ShalePlain {
             spec.extra_options.push("passthrough=off".into());
         }
         let log = self.mount_point.with_extension("log");
         let log_file = File::create(&log)?;
-        let child = Command::new(program)
-            .args([OsStr::new("-f"), OsStr::new("-o"), &spec.fuse_options(), self.mount_point.as_os_str()])
+        let mut command = match spec.open_files_limit {
+            None => Command::new(program),
+            Some(limit) => {
+                // It replaces itself by the program, so the pid is the server's.
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={limit}:")).arg(program);
+                command
+            }
+        };
+        let child = command
+            .args([
+                OsStr::new("-f"),
+                OsStr::new("-o"),
+                &spec.fuse_options(),
+                self.mount_point.as_os_str(),
+            ])
             .stdin(Stdio::null())
             .stdout(log_file.try_clone()?)
             .stderr(log_file)
             .spawn()?;
         let watchdog = start_watchdog(i32::try_from(child.id()).expect("a pid fits"));
-        self.server = Some(Server { child, log, _watchdog: watchdog });
+        self.server = Some(Server {
+            child,
+            log,
+            _watchdog: watchdog,
+        });
         self.wait_until_mounted()
     }
 
     fn wait_until_mounted(&mut self) -> io::Result<()> {
-        let parent = self.mount_point.parent().ok_or_else(|| io::Error::other("mount point without parent"))?;
+        let parent = self
+            .mount_point
+            .parent()
+            .ok_or_else(|| io::Error::other("mount point without parent"))?;
         let outside = parent.metadata()?.dev();
         let deadline = Instant::now() + MOUNT_TIMEOUT;
         loop {
-            if self.mount_point.metadata().is_ok_and(|meta| meta.dev() != outside) {
+            if self
+                .mount_point
+                .metadata()
+                .is_ok_and(|meta| meta.dev() != outside)
+            {
                 return Ok(());
             }
             let server = self.server.as_mut().expect("a server was started");
             if let Some(status) = server.child.try_wait()? {
-                return Err(io::Error::other(format!("the mount program ended with {status}: {}", self.server_log())));
+                return Err(io::Error::other(format!(
+                    "the mount program ended with {status}: {}",
+                    self.server_log()
+                )));
             }
             if Instant::now() > deadline {
-                return Err(io::Error::other(format!("the mount did not come up: {}", self.server_log())));
+                return Err(io::Error::other(format!(
+                    "the mount did not come up: {}",
+                    self.server_log()
+                )));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -303,7 +366,13 @@ fn mount_kernel(backend: Backend, spec: &MountSpec, mount_point: &Path) -> io::R
     }
     rustix::mount::fsconfig_create(&context)?;
     let mount = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    rustix::mount::move_mount(&mount, "", CWD, mount_point, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    rustix::mount::move_mount(
+        &mount,
+        "",
+        CWD,
+        mount_point,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
     Ok(())
 }
 

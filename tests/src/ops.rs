@@ -80,42 +80,133 @@ pub enum XattrFlag {
 #[allow(missing_docs)]
 pub enum Op {
     /// `open(O_CREAT | O_TRUNC | O_WRONLY)` (with `O_EXCL`), then write.
-    Create { path: RelPath, data: Vec<u8>, exclusive: bool },
-    WriteAt { path: RelPath, offset: u64, data: Vec<u8> },
-    Append { path: RelPath, data: Vec<u8> },
-    Truncate { path: RelPath, len: u64 },
-    Mkdir { path: RelPath, mode: u32 },
-    Rmdir { path: RelPath },
-    Unlink { path: RelPath },
-    Rename { from: RelPath, to: RelPath, flag: RenameFlag },
-    Link { from: RelPath, to: RelPath },
-    Symlink { target: Vec<u8>, path: RelPath },
-    Mkfifo { path: RelPath },
+    Create {
+        path: RelPath,
+        data: Vec<u8>,
+        exclusive: bool,
+    },
+    WriteAt {
+        path: RelPath,
+        offset: u64,
+        data: Vec<u8>,
+    },
+    Append {
+        path: RelPath,
+        data: Vec<u8>,
+    },
+    Truncate {
+        path: RelPath,
+        len: u64,
+    },
+    Mkdir {
+        path: RelPath,
+        mode: u32,
+    },
+    Rmdir {
+        path: RelPath,
+    },
+    Unlink {
+        path: RelPath,
+    },
+    Rename {
+        from: RelPath,
+        to: RelPath,
+        flag: RenameFlag,
+    },
+    Link {
+        from: RelPath,
+        to: RelPath,
+    },
+    Symlink {
+        target: Vec<u8>,
+        path: RelPath,
+    },
+    Mkfifo {
+        path: RelPath,
+    },
     /// A character device 1:3.
-    Mknod { path: RelPath },
-    Chmod { path: RelPath, mode: u32 },
+    Mknod {
+        path: RelPath,
+    },
+    Chmod {
+        path: RelPath,
+        mode: u32,
+    },
     /// Of the link itself.
-    Chown { path: RelPath, uid: u32, gid: u32 },
+    Chown {
+        path: RelPath,
+        uid: u32,
+        gid: u32,
+    },
     /// Of the link itself.
-    SetTimes { path: RelPath, secs: i64, nanos: u32 },
-    SetXattr { path: RelPath, name: String, value: Vec<u8>, flag: XattrFlag },
-    RemoveXattr { path: RelPath, name: String },
-    Read { path: RelPath },
+    SetTimes {
+        path: RelPath,
+        secs: i64,
+        nanos: u32,
+    },
+    SetXattr {
+        path: RelPath,
+        name: String,
+        value: Vec<u8>,
+        flag: XattrFlag,
+    },
+    RemoveXattr {
+        path: RelPath,
+        name: String,
+    },
+    Read {
+        path: RelPath,
+    },
     /// `lstat`.
-    Stat { path: RelPath },
-    List { path: RelPath },
-    Readlink { path: RelPath },
-    Hold { slot: u8, path: RelPath, access: Access },
-    HeldWrite { slot: u8, offset: u64, data: Vec<u8> },
-    HeldRead { slot: u8 },
-    HeldTruncate { slot: u8, len: u64 },
-    HeldChmod { slot: u8, mode: u32 },
-    HeldClose { slot: u8 },
+    Stat {
+        path: RelPath,
+    },
+    List {
+        path: RelPath,
+    },
+    Readlink {
+        path: RelPath,
+    },
+    Hold {
+        slot: u8,
+        path: RelPath,
+        access: Access,
+    },
+    HeldWrite {
+        slot: u8,
+        offset: u64,
+        data: Vec<u8>,
+    },
+    HeldRead {
+        slot: u8,
+    },
+    HeldTruncate {
+        slot: u8,
+        len: u64,
+    },
+    HeldChmod {
+        slot: u8,
+        mode: u32,
+    },
+    HeldClose {
+        slot: u8,
+    },
     /// `fallocate(PUNCH_HOLE | KEEP_SIZE)`.
-    Punch { path: RelPath, offset: u64, len: u64 },
-    CopyRange { from: RelPath, to: RelPath, len: u64 },
+    Punch {
+        path: RelPath,
+        offset: u64,
+        len: u64,
+    },
+    CopyRange {
+        from: RelPath,
+        to: RelPath,
+        len: u64,
+    },
     /// `O_TMPFILE` in the directory, a write, then `linkat` to the name.
-    TmpfileLink { path: RelPath, data: Vec<u8> },
+    TmpfileLink {
+        path: RelPath,
+        data: Vec<u8>,
+    },
     /// Makes the kernel forget the names that nobody uses.
     DropCaches,
     /// Closes what is held, unmounts, mounts.

@@ -11,7 +11,9 @@ use std::path::Path;
 /// The errno of an error that came from the kernel.
 #[must_use]
 pub fn errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or_else(|| panic!("not an error of the kernel: {error}"))
+    error
+        .raw_os_error()
+        .unwrap_or_else(|| panic!("not an error of the kernel: {error}"))
 }
 
 /// Asserts that `result` failed with `expected`.
@@ -19,7 +21,10 @@ pub fn errno(error: &io::Error) -> i32 {
 pub fn assert_errno<T: std::fmt::Debug>(result: io::Result<T>, expected: i32, what: &str) {
     match result {
         Err(error) if errno(&error) == expected => {}
-        other => panic!("{what}: expected {}, got {other:?}", io::Error::from_raw_os_error(expected)),
+        other => panic!(
+            "{what}: expected {}, got {other:?}",
+            io::Error::from_raw_os_error(expected)
+        ),
     }
 }
 
@@ -45,17 +50,28 @@ pub fn append(path: &Path, data: &[u8]) -> io::Result<()> {
 
 /// Writes `data` at `offset` of an existing file.
 pub fn write_at(path: &Path, offset: u64, data: &[u8]) -> io::Result<()> {
-    OpenOptions::new().write(true).open(path)?.write_all_at(data, offset)
+    OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write_all_at(data, offset)
 }
 
 /// `truncate(2)`: no descriptor stays behind.
 pub fn truncate(path: &Path, len: u64) -> io::Result<()> {
-    Ok(nix::unistd::truncate(path, i64::try_from(len).expect("length fits"))?)
+    Ok(nix::unistd::truncate(
+        path,
+        i64::try_from(len).expect("length fits"),
+    )?)
 }
 
 /// `chmod(2)`.
 pub fn chmod(path: &Path, mode: u32) -> io::Result<()> {
-    Ok(rfs::chmodat(CWD, path, Mode::from_raw_mode(mode), AtFlags::empty())?)
+    Ok(rfs::chmodat(
+        CWD,
+        path,
+        Mode::from_raw_mode(mode),
+        AtFlags::empty(),
+    )?)
 }
 
 /// `lchown(2)`.
@@ -65,8 +81,14 @@ pub fn lchown(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
 
 /// Sets both times of the link itself.
 pub fn set_times(path: &Path, secs: i64, nanos: u32) -> io::Result<()> {
-    let time = Timespec { tv_sec: secs, tv_nsec: i64::from(nanos) };
-    let times = Timestamps { last_access: time, last_modification: time };
+    let time = Timespec {
+        tv_sec: secs,
+        tv_nsec: i64::from(nanos),
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
     Ok(rfs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
@@ -77,13 +99,25 @@ pub fn mkdir(path: &Path, mode: u32) -> io::Result<()> {
 
 /// `mknod(2)` of a FIFO.
 pub fn mkfifo(path: &Path) -> io::Result<()> {
-    Ok(rfs::mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o644), 0)?)
+    Ok(rfs::mknodat(
+        CWD,
+        path,
+        FileType::Fifo,
+        Mode::from_raw_mode(0o644),
+        0,
+    )?)
 }
 
 /// `mknod(2)` of a character device.
 pub fn mknod_char(path: &Path, major: u32, minor: u32) -> io::Result<()> {
     let device = rfs::makedev(major, minor);
-    Ok(rfs::mknodat(CWD, path, FileType::CharacterDevice, Mode::from_raw_mode(0o644), device)?)
+    Ok(rfs::mknodat(
+        CWD,
+        path,
+        FileType::CharacterDevice,
+        Mode::from_raw_mode(0o644),
+        device,
+    )?)
 }
 
 /// Makes an overlayfs whiteout: a character device 0:0.
@@ -152,5 +186,7 @@ pub fn read_all_at_start(file: &File) -> io::Result<Vec<u8>> {
 
 /// The names in a directory, without `.` and `..`, in the order of the directory.
 pub fn names(path: &Path) -> io::Result<Vec<Vec<u8>>> {
-    std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().as_bytes().to_vec())).collect()
+    std::fs::read_dir(path)?
+        .map(|entry| Ok(entry?.file_name().as_bytes().to_vec()))
+        .collect()
 }

@@ -24,7 +24,10 @@ impl RealTree {
     /// The tree at `root`.
     #[must_use]
     pub fn new(root: &Path) -> RealTree {
-        RealTree { root: root.to_owned(), held: BTreeMap::new() }
+        RealTree {
+            root: root.to_owned(),
+            held: BTreeMap::new(),
+        }
     }
 
     /// Closes every held descriptor, as before an unmount.
@@ -65,7 +68,11 @@ impl RealTree {
 
     fn run(&mut self, op: &Op) -> io::Result<Outcome> {
         match op {
-            Op::Create { path, data, exclusive } => self.create(path, data, *exclusive)?,
+            Op::Create {
+                path,
+                data,
+                exclusive,
+            } => self.create(path, data, *exclusive)?,
             Op::WriteAt { path, offset, data } => self.writable(path)?.write_all_at(data, *offset)?,
             Op::Append { path, data } => posix::append(&self.openable(path)?, data)?,
             Op::Truncate { path, len } => posix::truncate(&self.openable(path)?, *len)?,
@@ -92,7 +99,12 @@ impl RealTree {
             Op::Chmod { path, mode } => posix::chmod(&self.at(path), *mode)?,
             Op::Chown { path, uid, gid } => posix::lchown(&self.at(path), *uid, *gid)?,
             Op::SetTimes { path, secs, nanos } => posix::set_times(&self.at(path), *secs, *nanos)?,
-            Op::SetXattr { path, name, value, flag } => {
+            Op::SetXattr {
+                path,
+                name,
+                value,
+                flag,
+            } => {
                 let flags = match flag {
                     XattrFlag::Any => XattrFlags::empty(),
                     XattrFlag::Create => XattrFlags::CREATE,
@@ -102,7 +114,9 @@ impl RealTree {
             }
             Op::RemoveXattr { path, name } => posix::remove_xattr(&self.at(path), name)?,
             Op::TmpfileLink { path, data } => self.tmpfile_link(path, data)?,
-            Op::Read { .. } | Op::Stat { .. } | Op::List { .. } | Op::Readlink { .. } => return self.look(op),
+            Op::Read { .. } | Op::Stat { .. } | Op::List { .. } | Op::Readlink { .. } => {
+                return self.look(op);
+            }
             Op::Hold { .. }
             | Op::HeldWrite { .. }
             | Op::HeldRead { .. }
@@ -149,7 +163,14 @@ impl RealTree {
         let (mut at_source, mut at_target) = (0, 0);
         while at_source < len {
             let left = usize::try_from(len - at_source).expect("short");
-            if rustix::fs::copy_file_range(&source, Some(&mut at_source), &target, Some(&mut at_target), left)? == 0 {
+            if rustix::fs::copy_file_range(
+                &source,
+                Some(&mut at_source),
+                &target,
+                Some(&mut at_target),
+                left,
+            )? == 0
+            {
                 break;
             }
         }
@@ -162,16 +183,24 @@ impl RealTree {
         file.write_all_at(data, 0)?;
         let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = rustix::fs::AtFlags::SYMLINK_FOLLOW;
-        Ok(rustix::fs::linkat(rustix::fs::CWD, descriptor, rustix::fs::CWD, self.at(path), flags)?)
+        Ok(rustix::fs::linkat(
+            rustix::fs::CWD,
+            descriptor,
+            rustix::fs::CWD,
+            self.at(path),
+            flags,
+        )?)
     }
 
     fn look(&self, op: &Op) -> io::Result<Outcome> {
         match op {
             Op::Read { path } => Ok(Outcome::Bytes(std::fs::read(self.openable(path)?)?)),
-            Op::List { path } => Ok(Outcome::Names(posix::names(&self.at(path))?.into_iter().collect())),
-            Op::Readlink { path } => {
-                Ok(Outcome::Bytes(std::fs::read_link(self.at(path))?.as_os_str().as_bytes().to_vec()))
-            }
+            Op::List { path } => Ok(Outcome::Names(
+                posix::names(&self.at(path))?.into_iter().collect(),
+            )),
+            Op::Readlink { path } => Ok(Outcome::Bytes(
+                std::fs::read_link(self.at(path))?.as_os_str().as_bytes().to_vec(),
+            )),
             Op::Stat { path } => {
                 let meta = self.at(path).symlink_metadata()?;
                 let kind = Kind::of(meta.file_type());
@@ -206,7 +235,11 @@ impl RealTree {
                 self.held.remove(slot);
             }
             Op::HeldWrite { slot, offset, data } => {
-                self.held.get(slot).ok_or_else(bad)?.0.write_all_at(data, *offset)?;
+                self.held
+                    .get(slot)
+                    .ok_or_else(bad)?
+                    .0
+                    .write_all_at(data, *offset)?;
             }
             Op::HeldRead { slot } => {
                 let (file, _) = self.held.get(slot).ok_or_else(bad)?;
@@ -215,7 +248,11 @@ impl RealTree {
             Op::HeldTruncate { slot, len } => self.held.get(slot).ok_or_else(bad)?.0.set_len(*len)?,
             Op::HeldChmod { slot, mode } => {
                 let permissions = std::fs::Permissions::from_mode(*mode);
-                self.held.get(slot).ok_or_else(bad)?.0.set_permissions(permissions)?;
+                self.held
+                    .get(slot)
+                    .ok_or_else(bad)?
+                    .0
+                    .set_permissions(permissions)?;
             }
             _ => unreachable!("the caller chose"),
         }

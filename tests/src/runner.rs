@@ -52,10 +52,17 @@ impl Subject {
             lowers: lowers.to_vec(),
             upper: Some((make("upper")?, make("work")?)),
             extra_options: vec![],
+            open_files_limit: None,
         };
         let mount_point = make("merged")?;
         let tree = RealTree::new(&mount_point);
-        let mut subject = Subject { backend, spec, mount_point, guard: None, tree };
+        let mut subject = Subject {
+            backend,
+            spec,
+            mount_point,
+            guard: None,
+            tree,
+        };
         subject.mount_as(backend)?;
         Ok(subject)
     }
@@ -80,23 +87,36 @@ impl Subject {
 
     fn unmount(&mut self) -> Result<(), String> {
         self.tree.close_all();
-        let Some(guard) = self.guard.take() else { return Ok(()) };
+        let Some(guard) = self.guard.take() else {
+            return Ok(());
+        };
         let backend = self.backend;
-        guard.unmount().map_err(|error| format!("{backend:?} cannot unmount: {error}"))
+        guard
+            .unmount()
+            .map_err(|error| format!("{backend:?} cannot unmount: {error}"))
     }
 
     fn snapshot(&self) -> Result<Snapshot, String> {
-        Snapshot::of(&self.mount_point).map_err(|error| format!("{:?}: the tree cannot be read: {error}", self.backend))
+        Snapshot::of(&self.mount_point)
+            .map_err(|error| format!("{:?}: the tree cannot be read: {error}", self.backend))
     }
 
     fn compare(&self, expected: &Snapshot, when: &str) -> Result<(), String> {
         let lines = expected.diff(&self.snapshot()?);
         if !lines.is_empty() {
-            return Err(format!("{:?} {when}: the tree differs:\n  {}", self.backend, lines.join("\n  ")));
+            return Err(format!(
+                "{:?} {when}: the tree differs:\n  {}",
+                self.backend,
+                lines.join("\n  ")
+            ));
         }
         let wrong = check_listing(&self.mount_point);
         if !wrong.is_empty() {
-            return Err(format!("{:?} {when}: listing and lstat differ:\n  {}", self.backend, wrong.join("\n  ")));
+            return Err(format!(
+                "{:?} {when}: listing and lstat differ:\n  {}",
+                self.backend,
+                wrong.join("\n  ")
+            ));
         }
         Ok(())
     }
@@ -112,11 +132,16 @@ pub fn run_case(scratch: &Scratch, case: &Case, plan: &Plan) -> Result<(), Strin
     for (index, layer) in case.layers.iter().enumerate() {
         let lower = home.path().join(format!("l{index}"));
         std::fs::create_dir(&lower).map_err(|error| error.to_string())?;
-        layer.build(&lower).map_err(|error| format!("build layer {index}: {error}"))?;
+        layer
+            .build(&lower)
+            .map_err(|error| format!("build layer {index}: {error}"))?;
         lowers.push(lower);
     }
     let digest = || -> Result<Vec<Snapshot>, String> {
-        lowers.iter().map(|lower| Snapshot::digest(lower).map_err(|error| error.to_string())).collect()
+        lowers
+            .iter()
+            .map(|lower| Snapshot::digest(lower).map_err(|error| error.to_string()))
+            .collect()
     };
     let before = digest()?;
     let mut subjects = Vec::new();
@@ -161,7 +186,10 @@ fn run_steps(case: &Case, plan: &Plan, subjects: &mut [Subject]) -> Result<(), S
             }
             let got = subject.tree.apply(op);
             if !expected.contains(&got) {
-                return Err(format!("{backend:?} step {index} {op:?}: expected {}, got {got:?}", show(&expected)));
+                return Err(format!(
+                    "{backend:?} step {index} {op:?}: expected {}, got {got:?}",
+                    show(&expected)
+                ));
             }
         }
         if (index + 1) % plan.compare_every == 0 || index + 1 == case.ops.len() {
@@ -204,7 +232,9 @@ pub fn run_together(scratch: &Scratch, cases: &[Case], backend: Backend) -> Resu
             let own = lower.join(format!("t{index}"));
             std::fs::create_dir_all(&own).map_err(|error| error.to_string())?;
             if let Some(layer) = case.layers.get(level) {
-                layer.build(&own).map_err(|error| format!("build layer {level}: {error}"))?;
+                layer
+                    .build(&own)
+                    .map_err(|error| format!("build layer {level}: {error}"))?;
             }
         }
         lowers.push(lower);
@@ -215,9 +245,14 @@ pub fn run_together(scratch: &Scratch, cases: &[Case], backend: Backend) -> Resu
         let threads: Vec<_> = cases
             .iter()
             .enumerate()
-            .map(|(index, case)| scope.spawn(move || run_one_of_many(&mount_point.join(format!("t{index}")), case)))
+            .map(|(index, case)| {
+                scope.spawn(move || run_one_of_many(&mount_point.join(format!("t{index}")), case))
+            })
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("it panicked".into()))).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err("it panicked".into())))
+            .collect()
     });
     let mut models = Vec::new();
     for (index, result) in results.into_iter().enumerate() {
@@ -228,10 +263,14 @@ pub fn run_together(scratch: &Scratch, cases: &[Case], backend: Backend) -> Resu
             let at = subject.mount_point.join(format!("t{index}"));
             let mut seen = Snapshot::of(&at).map_err(|error| error.to_string())?;
             // The case's root is a merged directory here and the upper's root in the model.
-            seen.entries.insert(Vec::new(), model.snapshot().entries[&Vec::new()].clone());
+            seen.entries
+                .insert(Vec::new(), model.snapshot().entries[&Vec::new()].clone());
             let lines = model.snapshot().diff(&seen);
             if !lines.is_empty() {
-                return Err(format!("{backend:?} case {index} {round}: the tree differs:\n  {}", lines.join("\n  ")));
+                return Err(format!(
+                    "{backend:?} case {index} {round}: the tree differs:\n  {}",
+                    lines.join("\n  ")
+                ));
             }
         }
         subject.unmount()?;
@@ -250,7 +289,10 @@ fn run_one_of_many(root: &Path, case: &Case) -> Result<Model, String> {
         let expected = model.apply(op);
         let got = tree.apply(op);
         if !expected.contains(&got) {
-            return Err(format!("step {index} {op:?}: expected {}, got {got:?}", show(&expected)));
+            return Err(format!(
+                "step {index} {op:?}: expected {}, got {got:?}",
+                show(&expected)
+            ));
         }
     }
     Ok(model)
@@ -293,7 +335,11 @@ pub fn run_random(shape: Shape, plan: &Plan, default_cases: u32) {
 }
 
 fn runner(default_cases: u32) -> TestRunner {
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u32>().ok());
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u32>().ok())
+    };
     let config = Config {
         cases: number("SHALE_TESTS_CASES").unwrap_or(default_cases),
         failure_persistence: None,
@@ -311,10 +357,16 @@ fn runner(default_cases: u32) -> TestRunner {
 pub fn describe(case: &Case) -> String {
     let mut text = String::new();
     for (index, layer) in case.layers.iter().enumerate() {
-        text.push_str(&format!("  layer {index}{}:\n", if index == 0 { " (top)" } else { "" }));
+        text.push_str(&format!(
+            "  layer {index}{}:\n",
+            if index == 0 { " (top)" } else { "" }
+        ));
         for (path, entry) in &layer.entries {
             let (mode, owner) = (entry.mode, entry.owner);
-            text.push_str(&format!("    {path:?} {:?} mode {mode:o} owner {owner}\n", entry.item));
+            text.push_str(&format!(
+                "    {path:?} {:?} mode {mode:o} owner {owner}\n",
+                entry.item
+            ));
         }
     }
     for (index, op) in case.ops.iter().enumerate() {

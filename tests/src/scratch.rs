@@ -11,6 +11,15 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Names the directory that tests inside a user namespace work in.
+pub const SCRATCH_VARIABLE: &str = "SHALE_TESTS_SCRATCH_DIR";
+
+/// Whether the tests run inside a user namespace, where there are no `trusted.*` attributes.
+#[must_use]
+pub fn is_rootless() -> bool {
+    std::env::var_os(SCRATCH_VARIABLE).is_some()
+}
+
 thread_local! {
     static IS_PRIVATE: Cell<bool> = const { Cell::new(false) };
 }
@@ -21,8 +30,14 @@ pub fn enter_private_namespace() {
         return;
     }
     unshare(CloneFlags::CLONE_NEWNS).expect("unshare a mount namespace");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .expect("make mounts private");
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .expect("make mounts private");
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
 }
 
@@ -31,6 +46,7 @@ pub fn enter_private_namespace() {
 pub struct Scratch {
     /// The ext4's root.
     root: PathBuf,
+    is_mounted: bool,
     _holder: tempfile::TempDir,
 }
 
@@ -45,14 +61,46 @@ impl Scratch {
     #[must_use]
     pub fn with_size_mib(size_mib: u64) -> Scratch {
         enter_private_namespace();
-        let holder = tempfile::Builder::new().prefix("shale-tests-").tempdir().expect("make a scratch directory");
+        if let Some(within) = std::env::var_os(SCRATCH_VARIABLE) {
+            return Scratch::inside(Path::new(&within));
+        }
+        let holder = tempfile::Builder::new()
+            .prefix("shale-tests-")
+            .tempdir()
+            .expect("make a scratch directory");
         let image = holder.path().join("image");
-        File::create(&image).and_then(|file| file.set_len(size_mib << 20)).expect("make the image file");
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-O", "^resize_inode"]).arg(&image));
+        File::create(&image)
+            .and_then(|file| file.set_len(size_mib << 20))
+            .expect("make the image file");
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-O", "^resize_inode"])
+            .arg(&image));
         let root = holder.path().join("root");
         std::fs::create_dir(&root).expect("make the scratch mount point");
-        run(Command::new("mount").args(["-o", "loop,noatime"]).arg(&image).arg(&root));
-        Scratch { root, _holder: holder }
+        run(Command::new("mount")
+            .args(["-o", "loop,noatime"])
+            .arg(&image)
+            .arg(&root));
+        Scratch {
+            root,
+            is_mounted: true,
+            _holder: holder,
+        }
+    }
+
+    /// A directory of a scratch that the parent process made: a user namespace cannot mount an image.
+    fn inside(within: &Path) -> Scratch {
+        let holder = tempfile::Builder::new()
+            .prefix("inner-")
+            .tempdir_in(within)
+            .expect("make a scratch directory");
+        let root = holder.path().join("root");
+        std::fs::create_dir(&root).expect("make the scratch root");
+        Scratch {
+            root,
+            is_mounted: false,
+            _holder: holder,
+        }
     }
 
     /// The root of the fresh file system.
@@ -79,7 +127,7 @@ impl Default for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if umount2(&self.root, MntFlags::empty()).is_err() {
+        if self.is_mounted && umount2(&self.root, MntFlags::empty()).is_err() {
             // Something of a failed test still uses it; detached, it goes away with its last user.
             let _ = umount2(&self.root, MntFlags::MNT_DETACH);
         }
@@ -88,7 +136,9 @@ impl Drop for Scratch {
 
 /// Runs a command that must succeed; its output is part of the failure.
 pub fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
         output.status.success(),
         "{command:?} failed with {}: {}{}",

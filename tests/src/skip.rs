@@ -51,7 +51,11 @@ impl Tier {
 pub fn skip(tier: Tier, reason: &str) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("test").to_owned();
-    assert!(!tier.is_required(), "{name} needs tier {} and must not be skipped: {reason}", tier.name());
+    assert!(
+        !tier.is_required(),
+        "{name} needs tier {} and must not be skipped: {reason}",
+        tier.name()
+    );
     // Past the capture of libtest, which only redirects the print macros; a closed stderr is not our concern.
     let _ = writeln!(std::io::stderr(), "SKIP {name}: {reason}");
 }
@@ -61,7 +65,10 @@ pub fn skip(tier: Tier, reason: &str) {
 pub fn is_root_or_skip() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        skip(Tier::Root, "needs root for loop devices and mounts; run the tests with sudo");
+        skip(
+            Tier::Root,
+            "needs root for loop devices and mounts; run the tests with sudo",
+        );
     }
     root
 }

@@ -147,19 +147,28 @@ impl Snapshot {
         let kind = Kind::of(meta.file_type());
         let content = match kind {
             Kind::File => std::fs::read(path).map_err(within)?,
-            Kind::Symlink => std::fs::read_link(path).map_err(within)?.as_os_str().as_bytes().to_vec(),
+            Kind::Symlink => std::fs::read_link(path)
+                .map_err(within)?
+                .as_os_str()
+                .as_bytes()
+                .to_vec(),
             _ => Vec::new(),
         };
         if kind == Kind::File && content.len() as u64 != meta.size() {
             let (read, size) = (content.len(), meta.size());
-            return Err(io::Error::other(format!("{}: {read} bytes read, size {size}", path.display())));
+            return Err(io::Error::other(format!(
+                "{}: {read} bytes read, size {size}",
+                path.display()
+            )));
         }
         let mut xattrs = BTreeMap::new();
         for xattr in posix::list_xattrs(path).map_err(within)? {
             let value = posix::get_xattr(path, &xattr).map_err(within)?;
             xattrs.insert(xattr.as_bytes().to_vec(), value);
         }
-        let group = groups.entry((meta.dev(), meta.ino())).or_insert_with(|| name.clone());
+        let group = groups
+            .entry((meta.dev(), meta.ino()))
+            .or_insert_with(|| name.clone());
         let entry = Entry {
             kind,
             mode: meta.mode() & 0o7777,
@@ -167,7 +176,11 @@ impl Snapshot {
             size_bytes: if kind == Kind::Dir { 0 } else { meta.size() },
             content: Content::new(content),
             xattrs,
-            nlink: if kind == Kind::Dir && !is_digest { 1 } else { meta.nlink() },
+            nlink: if kind == Kind::Dir && !is_digest {
+                1
+            } else {
+                meta.nlink()
+            },
             link_group: group.clone(),
             rdev: meta.rdev(),
             mtime: Some((meta.mtime(), meta.mtime_nsec())),
@@ -181,7 +194,10 @@ impl Snapshot {
         children.sort();
         if let Some(twice) = children.windows(2).find(|pair| pair[0] == pair[1]) {
             let twice = twice[0].escape_ascii();
-            return Err(io::Error::other(format!("{}: \"{twice}\" is listed twice", path.display())));
+            return Err(io::Error::other(format!(
+                "{}: \"{twice}\" is listed twice",
+                path.display()
+            )));
         }
         for child in children {
             let mut child_name = name.clone();
@@ -189,7 +205,12 @@ impl Snapshot {
                 child_name.push(b'/');
             }
             child_name.extend(&child);
-            self.walk(&path.join(OsStr::from_bytes(&child)), child_name, is_digest, groups)?;
+            self.walk(
+                &path.join(OsStr::from_bytes(&child)),
+                child_name,
+                is_digest,
+                groups,
+            )?;
         }
         Ok(())
     }
@@ -237,7 +258,11 @@ impl Entry {
         check("mode", format!("{:o}", self.mode), format!("{:o}", other.mode));
         check("owner", format!("{:?}", self.owner), format!("{:?}", other.owner));
         check("size", self.size_bytes.to_string(), other.size_bytes.to_string());
-        check("content", format!("{:?}", self.content), format!("{:?}", other.content));
+        check(
+            "content",
+            format!("{:?}", self.content),
+            format!("{:?}", other.content),
+        );
         check("xattrs", show_xattrs(&self.xattrs), show_xattrs(&other.xattrs));
         check("nlink", self.nlink.to_string(), other.nlink.to_string());
         let group = |entry: &Entry| entry.link_group.escape_ascii().to_string();
@@ -254,8 +279,10 @@ impl Entry {
 }
 
 fn show_xattrs(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> String {
-    let shown: Vec<String> =
-        xattrs.iter().map(|(name, value)| format!("{}={}", name.escape_ascii(), value.escape_ascii())).collect();
+    let shown: Vec<String> = xattrs
+        .iter()
+        .map(|(name, value)| format!("{}={}", name.escape_ascii(), value.escape_ascii()))
+        .collect();
     format!("[{}]", shown.join(" "))
 }
 
@@ -277,10 +304,19 @@ pub fn check_listing(root: &Path) -> Vec<String> {
             // The standard library asks again by itself when the type is unknown, which is allowed.
             let listed = entry.file_type().map(Kind::of).ok();
             if listed != Some(Kind::of(meta.file_type())) {
-                wrong.push(format!("{}: listed as {listed:?}, is {:?}", path.display(), meta.file_type()));
+                wrong.push(format!(
+                    "{}: listed as {listed:?}, is {:?}",
+                    path.display(),
+                    meta.file_type()
+                ));
             }
             if entry.ino() != meta.ino() {
-                wrong.push(format!("{}: listed with inode {}, has {}", path.display(), entry.ino(), meta.ino()));
+                wrong.push(format!(
+                    "{}: listed with inode {}, has {}",
+                    path.display(),
+                    entry.ino(),
+                    meta.ino()
+                ));
             }
             if meta.is_dir() {
                 pending.push(path);

@@ -15,7 +15,13 @@ pub struct Case {
 }
 
 /// More of everything: sequences in which a directory moves many times over many layers.
-pub const LONG: Shape = Shape { max_layers: 6, max_entries: 14, max_ops: 90, lower_links: true };
+pub const LONG: Shape = Shape {
+    max_layers: 6,
+    max_entries: 14,
+    max_ops: 90,
+    lower_links: true,
+    one_user: false,
+};
 
 /// Which cases are drawn.
 #[derive(Clone, Copy, Debug)]
@@ -28,11 +34,19 @@ pub struct Shape {
     pub max_ops: usize,
     /// Whether layers hold hard links.
     pub lower_links: bool,
+    /// Whether there is one owner only, no device and no `trusted.*` attribute, as in a user namespace.
+    pub one_user: bool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { max_layers: 3, max_entries: 8, max_ops: 24, lower_links: true }
+        Shape {
+            max_layers: 3,
+            max_entries: 8,
+            max_ops: 24,
+            lower_links: true,
+            one_user: false,
+        }
     }
 }
 
@@ -56,7 +70,12 @@ fn path() -> impl Strategy<Value = RelPath> {
 
 /// Names that are valid text, for opaque directories and link targets.
 fn target() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![Just(b"a".to_vec()), Just(b"b".to_vec()), Just(b"a/b".to_vec()), Just(b"missing".to_vec())]
+    prop_oneof![
+        Just(b"a".to_vec()),
+        Just(b"b".to_vec()),
+        Just(b"a/b".to_vec()),
+        Just(b"missing".to_vec())
+    ]
 }
 
 fn data() -> impl Strategy<Value = Vec<u8>> {
@@ -64,7 +83,14 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn mode() -> impl Strategy<Value = u32> {
-    prop_oneof![Just(0o644), Just(0o755), Just(0o600), Just(0o4755), Just(0o2755), Just(0o000)]
+    prop_oneof![
+        Just(0o644),
+        Just(0o755),
+        Just(0o600),
+        Just(0o4755),
+        Just(0o2755),
+        Just(0o000)
+    ]
 }
 
 fn owner() -> impl Strategy<Value = u32> {
@@ -72,7 +98,11 @@ fn owner() -> impl Strategy<Value = u32> {
 }
 
 fn xattr_name() -> impl Strategy<Value = String> {
-    prop_oneof![Just("user.lower".to_owned()), Just("user.x".to_owned()), Just("trusted.x".to_owned())]
+    prop_oneof![
+        Just("user.lower".to_owned()),
+        Just("user.x".to_owned()),
+        Just("trusted.x".to_owned())
+    ]
 }
 
 fn item(links: bool) -> impl Strategy<Value = Item> {
@@ -92,7 +122,11 @@ fn layers(shape: Shape) -> impl Strategy<Value = Vec<Layer>> {
     let xattr = proptest::option::weighted(0.2, data());
     let entry = (path(), item(shape.lower_links), mode(), owner(), xattr);
     vec(vec(entry, 0..=shape.max_entries), 1..=shape.max_layers).prop_map(|lists| {
-        let layers = lists.iter().enumerate().map(|(index, list)| Layer::from_list(index, list)).collect();
+        let layers = lists
+            .iter()
+            .enumerate()
+            .map(|(index, list)| Layer::from_list(index, list))
+            .collect();
         without_stray_whiteouts(layers)
     })
 }
@@ -107,7 +141,10 @@ fn without_stray_whiteouts(mut layers: Vec<Layer>) -> Vec<Layer> {
             let mut ancestor = path.parent();
             while let Some(directory) = ancestor {
                 let is_dir = |entry: &crate::snapshot::Entry| entry.kind == crate::snapshot::Kind::Dir;
-                let opaque = layer.entries.get(&directory).is_some_and(|e| e.item == Item::Dir { opaque: true });
+                let opaque = layer
+                    .entries
+                    .get(&directory)
+                    .is_some_and(|e| e.item == Item::Dir { opaque: true });
                 if opaque || !below.entries.get(&directory.bytes()).is_some_and(is_dir) {
                     return false;
                 }
@@ -130,9 +167,9 @@ fn without_stray_whiteouts(mut layers: Vec<Layer>) -> Vec<Layer> {
 }
 
 fn changing_op() -> impl Strategy<Value = Op> {
-    let rename_flag =
-        prop_oneof![4 => Just(RenameFlag::Plain), 1 => Just(RenameFlag::NoReplace), 2 => Just(RenameFlag::Exchange)];
-    let xattr_flag = prop_oneof![2 => Just(XattrFlag::Any), 1 => Just(XattrFlag::Create), 1 => Just(XattrFlag::Replace)];
+    let rename_flag = prop_oneof![4 => Just(RenameFlag::Plain), 1 => Just(RenameFlag::NoReplace), 2 => Just(RenameFlag::Exchange)];
+    let xattr_flag =
+        prop_oneof![2 => Just(XattrFlag::Any), 1 => Just(XattrFlag::Create), 1 => Just(XattrFlag::Replace)];
     prop_oneof![
         4 => (path(), data(), any::<bool>()).prop_map(|(path, data, exclusive)| Op::Create { path, data, exclusive }),
         3 => (path(), 0_u64..20, data()).prop_map(|(path, offset, data)| Op::WriteAt { path, offset, data }),
@@ -188,12 +225,49 @@ fn looking_op() -> impl Strategy<Value = Op> {
 pub fn case(shape: Shape) -> impl Strategy<Value = Case> {
     let op = prop_oneof![6 => changing_op(), 2 => held_op(), 2 => looking_op()];
     // Paths of one name from the layers are aimed at as well: links get names that no path draws.
-    (layers(shape), vec(op, 1..=shape.max_ops), vec(any::<prop::sample::Index>(), 4)).prop_map(
-        |(layers, mut ops, picks)| {
-            aim_at_links(&layers, &mut ops, &picks);
-            Case { layers, ops }
-        },
+    (
+        layers(shape),
+        vec(op, 1..=shape.max_ops),
+        vec(any::<prop::sample::Index>(), 4),
     )
+        .prop_map(move |(layers, mut ops, picks)| {
+            aim_at_links(&layers, &mut ops, &picks);
+            let case = Case { layers, ops };
+            if shape.one_user { case.for_one_user() } else { case }
+        })
+}
+
+impl Case {
+    /// The same without what needs rights outside a user namespace.
+    fn for_one_user(mut self) -> Case {
+        for entry in self
+            .layers
+            .iter_mut()
+            .flat_map(|layer| layer.entries.values_mut())
+        {
+            entry.owner = 0;
+            entry.mode &= 0o777;
+        }
+        for op in &mut self.ops {
+            match op {
+                Op::Mknod { path } => *op = Op::Mkfifo { path: path.clone() },
+                Op::Chown { uid, gid, .. } => (*uid, *gid) = (0, 0),
+                // A write by the root of a user namespace clears set-id bits, as by any user.
+                Op::Chmod { mode, .. } | Op::HeldChmod { mode, .. } => *mode &= 0o777,
+                Op::SetXattr { name, .. } | Op::RemoveXattr { name, .. } => {
+                    *name = name.replace("trusted.", "user.t");
+                }
+                // Names are forgotten by a remount of the file system, which a user namespace may not do.
+                Op::DropCaches => {
+                    *op = Op::Stat {
+                        path: crate::ops::p("a"),
+                    }
+                }
+                _ => {}
+            }
+        }
+        self
+    }
 }
 
 /// Redirects some steps to the hard links of the layers.

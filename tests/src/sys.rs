@@ -22,7 +22,8 @@ impl Mapping {
             protection |= ProtFlags::WRITE;
         }
         // SAFETY: a new mapping at an address of the kernel's choice overlaps no Rust object.
-        let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file, 0)? };
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED, file, 0)? };
         Ok(Mapping { start, len, writable })
     }
 
@@ -32,12 +33,17 @@ impl Mapping {
         let start = self.start.cast::<u8>();
         // SAFETY: the mapping is `len` bytes long and readable; the files of the tests are never shortened
         // below their mapping.
-        (0..self.len).map(|i| unsafe { start.add(i).read_volatile() }).collect()
+        (0..self.len)
+            .map(|i| unsafe { start.add(i).read_volatile() })
+            .collect()
     }
 
     /// Stores `bytes` at `offset`.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
-        assert!(self.writable && offset + bytes.len() <= self.len, "write outside a writable mapping");
+        assert!(
+            self.writable && offset + bytes.len() <= self.len,
+            "write outside a writable mapping"
+        );
         let start = self.start.cast::<u8>();
         for (i, byte) in bytes.iter().enumerate() {
             // SAFETY: checked above to lie inside a writable mapping.

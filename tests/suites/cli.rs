@@ -28,7 +28,10 @@ impl Stage {
         }
         put(scratch.path(), "lower/f", "lower");
         put(scratch.path(), "lower2/g", "lower2");
-        Some(Stage { scratch, program: workspace_binary("shale-ufs").expect("it is available") })
+        Some(Stage {
+            scratch,
+            program: workspace_binary("shale-ufs").expect("it is available"),
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -64,7 +67,9 @@ impl Stage {
             Err(_) => {
                 self.unmount();
                 kill(pid, nix::sys::signal::Signal::SIGKILL);
-                panic!("shale-ufs {arguments:?} does not return, or its background process keeps the pipes open");
+                panic!(
+                    "shale-ufs {arguments:?} does not return, or its background process keeps the pipes open"
+                );
             }
         }
     }
@@ -75,10 +80,19 @@ impl Stage {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let mounted = self.is_mounted();
         self.unmount();
-        assert!(!output.status.success() && !mounted, "{arguments:?} was accepted: {said}");
-        assert!(output.status.code().is_some(), "{arguments:?}: ended by a signal: {said}");
+        assert!(
+            !output.status.success() && !mounted,
+            "{arguments:?} was accepted: {said}"
+        );
+        assert!(
+            output.status.code().is_some(),
+            "{arguments:?}: ended by a signal: {said}"
+        );
         for word in words {
-            assert!(said.contains(word), "{arguments:?}: the error does not name {word:?}: {said}");
+            assert!(
+                said.contains(word),
+                "{arguments:?}: the error does not name {word:?}: {said}"
+            );
         }
         assert!(!said.contains("panicked"), "{arguments:?}: {said}");
     }
@@ -102,7 +116,9 @@ impl Stage {
     fn is_mounted(&self) -> bool {
         // A dead mount does not even answer this.
         let outside = self.scratch.path().metadata().expect("stat").dev();
-        self.merged().metadata().map_or(true, |meta| meta.dev() != outside)
+        self.merged()
+            .metadata()
+            .map_or(true, |meta| meta.dev() != outside)
     }
 
     fn unmount(&self) {
@@ -119,9 +135,15 @@ impl Stage {
             }
             let cwd = std::fs::read_link(entry.path().join("cwd")).unwrap_or_default();
             let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let names_us = command.windows(self.needle().len()).any(|window| window == self.needle().as_bytes());
+            let names_us = command
+                .windows(self.needle().len())
+                .any(|window| window == self.needle().as_bytes());
             if cwd.starts_with(self.scratch.path()) || names_us {
-                found.push(format!("{} {}", pid.to_string_lossy(), String::from_utf8_lossy(&command)));
+                found.push(format!(
+                    "{} {}",
+                    pid.to_string_lossy(),
+                    String::from_utf8_lossy(&command)
+                ));
             }
         }
         found
@@ -134,7 +156,11 @@ impl Stage {
     fn assert_servers_end(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.servers().is_empty() {
-            assert!(Instant::now() < deadline, "still running after unmount: {:?}", self.servers());
+            assert!(
+                Instant::now() < deadline,
+                "still running after unmount: {:?}",
+                self.servers()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -156,7 +182,11 @@ fn version_and_help_need_nothing_else() {
     let Some(stage) = Stage::new() else { return };
     for argument in ["--version", "-V", "--help", "-h"] {
         let output = stage.run(&[argument]);
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert!(output.status.success(), "{argument}: {said}");
         assert!(said.contains("shale-ufs"), "{argument}: {said}");
     }
@@ -170,23 +200,42 @@ fn bad_arguments_are_refused_by_name() {
     stage.refuses(&["-o", "lowerdir="], &[]);
     stage.refuses(&["-o", "upperdir=upper,workdir=work", "merged"], &["lowerdir"]);
     stage.refuses(&["-o", "lowerdir=lower"], &[]);
-    stage.refuses(&["-o", &format!("lowerdir={}", absolute("none")), "merged"], &["none"]);
+    stage.refuses(
+        &["-o", &format!("lowerdir={}", absolute("none")), "merged"],
+        &["none"],
+    );
     stage.refuses(&["-o", "lowerdir=lower:none:lower2", "merged"], &["none"]);
     stage.refuses(&["-o", "lowerdir=lower/f", "merged"], &["lower/f"]);
     stage.refuses(&["-o", "lowerdir=lower", "missing-point"], &["missing-point"]);
     stage.refuses(&["-o", "lowerdir=lower", "lower/f"], &["lower/f"]);
     stage.refuses(&["-o", "lowerdir=lower,upperdir=upper", "merged"], &["workdir"]);
-    stage.refuses(&["-o", "lowerdir=lower,upperdir=none,workdir=work", "merged"], &["none"]);
-    stage.refuses(&["-o", "lowerdir=lower,upperdir=upper,workdir=none", "merged"], &["none"]);
-    stage.refuses(&["-o", "lowerdir=lower,upperdir=upper,workdir=upper", "merged"], &["upper"]);
-    stage.refuses(&["-o", "lowerdir=lower,uidmapping=nonsense", "merged"], &["uidmapping"]);
+    stage.refuses(
+        &["-o", "lowerdir=lower,upperdir=none,workdir=work", "merged"],
+        &["none"],
+    );
+    stage.refuses(
+        &["-o", "lowerdir=lower,upperdir=upper,workdir=none", "merged"],
+        &["none"],
+    );
+    stage.refuses(
+        &["-o", "lowerdir=lower,upperdir=upper,workdir=upper", "merged"],
+        &["upper"],
+    );
+    stage.refuses(
+        &["-o", "lowerdir=lower,uidmapping=nonsense", "merged"],
+        &["uidmapping"],
+    );
 }
 
 #[test]
 fn background_returns_when_mounted_and_ends_with_the_mount() {
     let Some(stage) = Stage::new() else { return };
     let output = stage.run(&["-o", &Stage::writable(""), "merged"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(stage.is_mounted(), "it returned before the mount was there");
     assert_eq!(text(&stage.path("merged/f")), "lower");
     std::fs::write(stage.path("merged/new"), "n").expect("write");
@@ -202,7 +251,10 @@ fn foreground_ends_well_with_the_mount() {
     nix::mount::umount2(&stage.merged(), nix::mount::MntFlags::empty()).expect("unmount");
     let status = wait_for_exit(&mut child, Duration::from_secs(10));
     let _ = child.kill();
-    assert!(status.is_some_and(|status| status.success()), "after unmount: {status:?}");
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "after unmount: {status:?}"
+    );
 }
 
 #[test]
@@ -211,11 +263,17 @@ fn detached_it_lives_until_the_last_file_is_closed() {
     let mut child = stage.start_foreground(&Stage::writable(""));
     let file = std::fs::File::open(stage.path("merged/f")).expect("open");
     stage.unmount();
-    assert_eq!(std::io::read_to_string(&file).expect("read after a lazy unmount"), "lower");
+    assert_eq!(
+        std::io::read_to_string(&file).expect("read after a lazy unmount"),
+        "lower"
+    );
     drop(file);
     let status = wait_for_exit(&mut child, Duration::from_secs(10));
     let _ = child.kill();
-    assert!(status.is_some_and(|status| status.success()), "after the last close: {status:?}");
+    assert!(
+        status.is_some_and(|status| status.success()),
+        "after the last close: {status:?}"
+    );
 }
 
 #[test]
@@ -246,7 +304,10 @@ fn a_stale_mount_point_is_used_again_or_named() {
         stage.unmount();
     } else {
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("merged") && said.contains("umount"), "the error does not help: {said}");
+        assert!(
+            said.contains("merged") && said.contains("umount"),
+            "the error does not help: {said}"
+        );
     }
     stage.unmount();
 }
@@ -254,10 +315,35 @@ fn a_stale_mount_point_is_used_again_or_named() {
 #[test]
 fn known_options_are_accepted_in_silence() {
     let known = [
-        "noacl", "xino=off", "volatile", "timeout=1.5", "threaded=1", "threaded=0", "fsync=0", "fsync=1",
-        "static_nlink", "squash_to_root", "squash_to_uid=5", "squash_to_gid=5", "dev", "suid", "nodev", "nosuid",
-        "noexec", "exec", "ro", "rw", "noatime", "allow_other", "default_permissions", "uidmapping=0:0:1000",
-        "gidmapping=0:0:1000", "fsname=name", "redirect_dir=off", "index=off", "metacopy=off",
+        "noacl",
+        "xino=off",
+        "volatile",
+        "timeout=1.5",
+        "threaded=1",
+        "threaded=0",
+        "fsync=0",
+        "fsync=1",
+        "static_nlink",
+        "squash_to_root",
+        "squash_to_uid=5",
+        "squash_to_gid=5",
+        "dev",
+        "suid",
+        "nodev",
+        "nosuid",
+        "noexec",
+        "exec",
+        "ro",
+        "rw",
+        "noatime",
+        "allow_other",
+        "default_permissions",
+        "uidmapping=0:0:1000",
+        "gidmapping=0:0:1000",
+        "fsname=name",
+        "redirect_dir=off",
+        "index=off",
+        "metacopy=off",
     ];
     for option in known {
         let Some(stage) = Stage::new() else { return };
@@ -285,16 +371,29 @@ fn mount_options_are_obeyed() {
     for (option, has, lacks) in cases {
         let Some(stage) = Stage::new() else { return };
         let output = stage.run(&["-o", &Stage::writable(option), "merged"]);
-        assert!(output.status.success(), "{option}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{option}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let table = std::fs::read_to_string("/proc/thread-self/mounts").expect("read the mount table");
         let merged = stage.merged().display().to_string();
-        let line = table.lines().find(|line| line.split(' ').nth(1) == Some(&merged)).expect("it is mounted");
+        let line = table
+            .lines()
+            .find(|line| line.split(' ').nth(1) == Some(&merged))
+            .expect("it is mounted");
         let options: Vec<&str> = line.split(' ').nth(3).expect("options").split(',').collect();
         for wanted in has {
-            assert!(options.contains(wanted), "{option:?}: {wanted} is missing in {line}");
+            assert!(
+                options.contains(wanted),
+                "{option:?}: {wanted} is missing in {line}"
+            );
         }
         for unwanted in lacks {
-            assert!(!options.contains(unwanted), "{option:?}: {unwanted} is set in {line}");
+            assert!(
+                !options.contains(unwanted),
+                "{option:?}: {unwanted} is set in {line}"
+            );
         }
         if option == ",ro" {
             let written = std::fs::write(stage.path("merged/new"), "");
@@ -316,16 +415,40 @@ fn an_unknown_option_is_a_warning() {
 #[test]
 fn options_come_in_every_shape() {
     let shapes: [&[&str]; 5] = [
-        &["-o", "lowerdir=lower:lower2", "-o", "upperdir=upper", "-o", "workdir=work", "merged"],
+        &[
+            "-o",
+            "lowerdir=lower:lower2",
+            "-o",
+            "upperdir=upper",
+            "-o",
+            "workdir=work",
+            "merged",
+        ],
         &["-olowerdir=lower:lower2,upperdir=upper,workdir=work", "merged"],
-        &["merged", "-o", "lowerdir=lower:lower2,upperdir=upper,workdir=work"],
-        &["-o", "lowerdir=lower/:./lower2,upperdir=./upper/,workdir=work", "./merged/"],
-        &["-o", "workdir=work,upperdir=upper,lowerdir=lower:lower2", "merged"],
+        &[
+            "merged",
+            "-o",
+            "lowerdir=lower:lower2,upperdir=upper,workdir=work",
+        ],
+        &[
+            "-o",
+            "lowerdir=lower/:./lower2,upperdir=./upper/,workdir=work",
+            "./merged/",
+        ],
+        &[
+            "-o",
+            "workdir=work,upperdir=upper,lowerdir=lower:lower2",
+            "merged",
+        ],
     ];
     for shape in shapes {
         let Some(stage) = Stage::new() else { return };
         let output = stage.run(shape);
-        assert!(output.status.success(), "{shape:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{shape:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert_eq!(listed(&stage.merged()), ["f", "g"], "{shape:?}");
         std::fs::write(stage.path("merged/new"), "n").expect("write");
         assert_eq!(listed(&stage.path("upper")), ["new"], "{shape:?}");
@@ -335,10 +458,19 @@ fn options_come_in_every_shape() {
 #[test]
 fn odd_directory_names_are_escaped() {
     let Some(stage) = Stage::new() else { return };
-    for (name, escaped) in [("a:b", "a\\:b"), ("c,d", "c\\,d"), ("e\\f", "e\\\\f"), (" g h", " g h")] {
+    for (name, escaped) in [
+        ("a:b", "a\\:b"),
+        ("c,d", "c\\,d"),
+        ("e\\f", "e\\\\f"),
+        (" g h", " g h"),
+    ] {
         put(stage.scratch.path(), &format!("{name}/own"), name);
         let output = stage.run(&["-o", &format!("lowerdir={escaped}:lower"), "merged"]);
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert_eq!(listed(&stage.merged()), ["f", "own"], "{name}");
         stage.unmount();
     }
@@ -367,9 +499,16 @@ fn works_in_a_user_namespace() {
         .output()
         .expect("run unshare");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let listing = "merged:\nd\ng\nr2\n\nmerged/d:\nn\n\nmerged/r2:\ny\n";
     assert_eq!(said, format!("lower\n{listing}{listing}lower2more\n"));
     assert_eq!(text(&stage.path("lower/f")), "lower");
-    assert!(Path::new(&stage.path("lower/d/x")).exists(), "the layer is untouched");
+    assert!(
+        Path::new(&stage.path("lower/d/x")).exists(),
+        "the layer is untouched"
+    );
 }

@@ -24,7 +24,10 @@ fn killed_during_copy_up(backend: Backend, delay: Duration) {
     let outcome = writer.join().expect("the writer");
     // The mount is dead; whoever asks is told so and does not hang.
     let dead = fixture.at("d/other").metadata().expect_err("a dead mount");
-    assert!([libc::ENOTCONN, libc::ECONNABORTED].contains(&posix::errno(&dead)), "{dead}");
+    assert!(
+        [libc::ENOTCONN, libc::ECONNABORTED].contains(&posix::errno(&dead)),
+        "{dead}"
+    );
     fixture.abandon_mount();
     for reader in [backend, Backend::KernelNoIndex] {
         let spec = fixture.spec().clone();
@@ -32,8 +35,13 @@ fn killed_during_copy_up(backend: Backend, delay: Duration) {
         let guard = shale_tests::mount::MountGuard::mount(reader, &spec, &at).expect("mount after the crash");
         let content = std::fs::read(at.join("d/big")).expect("read after the crash");
         let is_old = content.len() == SIZE_BYTES && content.iter().all(|byte| *byte == b'b');
-        let is_new = content.len() == SIZE_BYTES + 1 && content[..SIZE_BYTES].iter().all(|byte| *byte == b'b');
-        assert!(is_old || is_new, "{reader:?}: neither old nor new: {} bytes ({outcome:?})", content.len());
+        let is_new =
+            content.len() == SIZE_BYTES + 1 && content[..SIZE_BYTES].iter().all(|byte| *byte == b'b');
+        assert!(
+            is_old || is_new,
+            "{reader:?}: neither old nor new: {} bytes ({outcome:?})",
+            content.len()
+        );
         assert_eq!(at.join("d/big").metadata().unwrap().mode() & 0o7777, 0o640);
         assert_eq!(listed(&at.join("d")), ["big", "other"]);
         posix::append(&at.join("d/other"), b"!").expect("write after the crash");
@@ -98,12 +106,19 @@ fn answered_changes_survive(backend: Backend) {
         let (old, moved) = (fixture.at(&format!("d/f{i}")), fixture.at(&format!("d/moved{i}")));
         match i % 3 {
             0 => assert!(!old.exists(), "f{i} is back"),
-            1 => assert!(!old.exists() && text(&moved) == "lower", "f{i} did not stay moved"),
+            1 => assert!(
+                !old.exists() && text(&moved) == "lower",
+                "f{i} did not stay moved"
+            ),
             _ => assert_eq!(old.metadata().unwrap().mode() & 0o777, 0o600, "mode of f{i}"),
         }
     }
     for i in done + 1..200 {
-        assert_eq!(text(&fixture.at(&format!("d/f{i}"))), "lower", "f{i} was never touched");
+        assert_eq!(
+            text(&fixture.at(&format!("d/f{i}"))),
+            "lower",
+            "f{i} was never touched"
+        );
     }
     Snapshot::of(fixture.root()).expect("the whole tree can be read");
     std::fs::remove_dir_all(fixture.at("d")).expect("and removed");
@@ -137,7 +152,10 @@ fn synced_data_survives(backend: Backend) {
     fixture.remount_after_crash();
     let content = std::fs::read(fixture.at("f")).unwrap();
     assert_eq!(&content[50_000..50_006], b"synced");
-    assert_eq!((content.len(), content[49_999], content[50_006]), (100_000, b'l', b'l'));
+    assert_eq!(
+        (content.len(), content[49_999], content[50_006]),
+        (100_000, b'l', b'l')
+    );
     assert_eq!(text(&fixture.at("new")), "new");
 }
 

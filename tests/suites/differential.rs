@@ -11,11 +11,19 @@ use std::fs::{create_dir, remove_dir_all, remove_file, rename, write};
 /// Hard links of a layer that are copied up one by one need the index that each program keeps its own way,
 /// so the uppers that travel between programs come from layers without them.
 fn travelling() -> Shape {
-    Shape { lower_links: false, ..Shape::default() }
+    Shape {
+        lower_links: false,
+        ..Shape::default()
+    }
 }
 
 fn run(shape: Shape, unions: &[Backend], readers: &[Backend], stackers: &[Backend], cases: u32) {
-    if unions.iter().chain(readers).chain(stackers).all(|backend| backend.is_available_or_skip()) {
+    if unions
+        .iter()
+        .chain(readers)
+        .chain(stackers)
+        .all(|backend| backend.is_available_or_skip())
+    {
         let plan = Plan {
             unions: unions.to_vec(),
             readers: readers.to_vec(),
@@ -28,7 +36,13 @@ fn run(shape: Shape, unions: &[Backend], readers: &[Backend], stackers: &[Backen
 
 #[test]
 fn kernel_and_both_modes_agree_step_by_step() {
-    run(Shape::default(), &[Backend::Kernel, Backend::ShalePassthrough, Backend::ShalePlain], &[], &[], 50);
+    run(
+        Shape::default(),
+        &[Backend::Kernel, Backend::ShalePassthrough, Backend::ShalePlain],
+        &[],
+        &[],
+        50,
+    );
 }
 
 #[test]
@@ -39,37 +53,77 @@ fn the_kernel_reads_its_own_upper() {
 
 #[test]
 fn the_kernel_reads_uppers_of_shale() {
-    run(travelling(), &[Backend::ShalePassthrough], &[Backend::KernelNoIndex], &[], 50);
-    run(travelling(), &[Backend::ShalePlain], &[Backend::KernelNoIndex], &[], 25);
+    run(
+        travelling(),
+        &[Backend::ShalePassthrough],
+        &[Backend::KernelNoIndex],
+        &[],
+        50,
+    );
+    run(
+        travelling(),
+        &[Backend::ShalePlain],
+        &[Backend::KernelNoIndex],
+        &[],
+        25,
+    );
 }
 
 #[test]
 fn the_kernel_stacks_uppers_of_shale() {
-    run(travelling(), &[Backend::ShalePlain], &[], &[Backend::KernelNoIndex], 50);
+    run(
+        travelling(),
+        &[Backend::ShalePlain],
+        &[],
+        &[Backend::KernelNoIndex],
+        50,
+    );
 }
 
 #[test]
 fn shale_reads_uppers_of_the_kernel() {
-    run(travelling(), &[Backend::KernelNoIndex], &[Backend::ShalePassthrough, Backend::ShalePlain], &[], 50);
+    run(
+        travelling(),
+        &[Backend::KernelNoIndex],
+        &[Backend::ShalePassthrough, Backend::ShalePlain],
+        &[],
+        50,
+    );
 }
 
 #[test]
 fn shale_stacks_uppers_of_both() {
-    run(travelling(), &[Backend::KernelNoIndex, Backend::ShalePlain], &[], &[Backend::ShalePlain], 50);
+    run(
+        travelling(),
+        &[Backend::KernelNoIndex, Backend::ShalePlain],
+        &[],
+        &[Backend::ShalePlain],
+        50,
+    );
 }
 
 /// With hard links in the layers, too, our own upper is the same tree as a layer.
 #[test]
 fn shale_stacks_its_own_uppers_with_links() {
-    run(Shape::default(), &[Backend::ShalePlain], &[], &[Backend::ShalePassthrough], 30);
+    run(
+        Shape::default(),
+        &[Backend::ShalePlain],
+        &[],
+        &[Backend::ShalePassthrough],
+        30,
+    );
 }
 
 /// Forgets times, and what fuse-overlayfs writes down beside overlayfs' own marks: names and attributes that
 /// only it hides.
 fn without_notes(mut snapshot: Snapshot) -> Snapshot {
-    snapshot.entries.retain(|path, _| !path.ends_with(b".wh..wh..opq"));
+    snapshot
+        .entries
+        .retain(|path, _| !path.ends_with(b".wh..wh..opq"));
     for entry in snapshot.entries.values_mut() {
-        entry.xattrs.retain(|name, _| !name.starts_with(b"user.fuseoverlayfs."));
+        entry
+            .xattrs
+            .retain(|name, _| !name.starts_with(b"user.fuseoverlayfs."));
     }
     snapshot.without_times()
 }

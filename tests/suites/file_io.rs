@@ -15,8 +15,16 @@ use std::process::{Command, Stdio};
 
 /// Runs a shell script in the root of the union and returns what it printed.
 fn shell(fixture: &Fixture, script: &str) -> String {
-    let output = Command::new("sh").args(["-c", script]).current_dir(fixture.root()).output().unwrap();
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .current_dir(fixture.root())
+        .output()
+        .unwrap();
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 for_each_union! {

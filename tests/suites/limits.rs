@@ -19,7 +19,8 @@ fn within(limit: Duration, server_pid: Option<i32>, work: impl FnOnce()) {
     let dog = std::thread::spawn(move || {
         let late = watch.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout);
         if late && let Some(pid) = server_pid {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
         late
     });
@@ -33,7 +34,10 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
 }
@@ -59,7 +63,11 @@ fn one_step(fixture: &Fixture, dice: &mut Dice) -> std::io::Result<()> {
         10 => {
             let (from, to) = (dice.roll(4), dice.roll(4));
             let (from, to) = (fixture.at(&format!("m{from}")), fixture.at(&format!("m{to}")));
-            if dice.roll(2) == 0 { posix::mkdir(&from, 0o755) } else { std::fs::rename(from, to) }
+            if dice.roll(2) == 0 {
+                posix::mkdir(&from, 0o755)
+            } else {
+                std::fs::rename(from, to)
+            }
         }
         _ => {
             let file = posix::open(&path, libc::O_RDWR, 0)?;
@@ -161,12 +169,15 @@ for_each_union! {
             let reason = format!("only {hard} descriptors are allowed; raise the hard limit");
             return shale_tests::skip::skip(shale_tests::skip::Tier::Feature, &reason);
         }
-        // The server is started with the usual limit, the client may do more.
-        let fixture = Fixture::new(backend, |lower| {
-            for i in 0..1500 {
-                put(lower, &format!("d/f{i}"), format!("content {i}"));
-            }
-        });
+        // The server is started with the usual limit, which it has to raise.
+        let scratch = Scratch::new();
+        let lowers = vec![scratch.directory("lower")];
+        for i in 0..1500 {
+            put(&lowers[0], &format!("d/f{i}"), format!("content {i}"));
+        }
+        let upper = Some((scratch.directory("upper"), scratch.directory("work")));
+        let spec = MountSpec { lowers, upper, extra_options: vec![], open_files_limit: Some(1024) };
+        let fixture = Fixture::over(scratch, backend, spec);
         setrlimit(Resource::RLIMIT_NOFILE, soft.max(4000), hard).unwrap();
         let mut held = Vec::new();
         for i in 0..1500 {
@@ -198,7 +209,7 @@ for_each_union! {
         put(&lower, "small", "small");
         put(&lower, "d/f", "f");
         let upper = Some((scratch.directory("upper"), scratch.directory("work")));
-        let spec = MountSpec { lowers: vec![lower], upper, extra_options: vec![] };
+        let spec = MountSpec { lowers: vec![lower], upper, extra_options: vec![], open_files_limit: None };
         let mut fixture = Fixture::over(scratch, backend, spec);
         let full = append(&fixture.at("big"), b"x").expect_err("the copy does not fit");
         assert_eq!(errno(&full), libc::ENOSPC);
@@ -228,7 +239,7 @@ for_each_union! {
         put(&lowers[1], "d/two", "2");
         put_whiteout(&lowers[0], "gone");
         put(&lowers[1], "gone", "x");
-        let fixture = Fixture::over(scratch, backend, MountSpec { lowers, upper: None, extra_options: vec![] });
+        let fixture = Fixture::over(scratch, backend, MountSpec { lowers, upper: None, extra_options: vec![], open_files_limit: None });
         assert_eq!(listed(&fixture.at("d")), ["one", "two"]);
         assert_eq!(listed(fixture.root()), ["d"]);
         posix::assert_errno(std::fs::write(fixture.at("new"), ""), libc::EROFS, "create");
@@ -242,9 +253,16 @@ for_each_union! {
 fn used_bytes(path: &std::path::Path) -> u64 {
     let meta = path.symlink_metadata().expect("stat");
     let own = if meta.is_dir() { 0 } else { meta.blocks() * 512 };
-    let children = if meta.is_dir() { posix::names(path).expect("list") } else { vec![] };
+    let children = if meta.is_dir() {
+        posix::names(path).expect("list")
+    } else {
+        vec![]
+    };
     use std::os::unix::ffi::OsStrExt;
-    own + children.iter().map(|name| used_bytes(&path.join(std::ffi::OsStr::from_bytes(name)))).sum::<u64>()
+    own + children
+        .iter()
+        .map(|name| used_bytes(&path.join(std::ffi::OsStr::from_bytes(name))))
+        .sum::<u64>()
 }
 
 /// Twenty threads copying up different large files: ours must not queue them behind one lock, and a reader
@@ -279,7 +297,10 @@ fn readers_do_not_wait_for_a_copy_up(backend: Backend) {
             let copy = copier.join().expect("the copier");
             // A copy that takes no time shows nothing.
             if copy > Duration::from_millis(100) {
-                assert!(slowest < copy * 3 / 4, "a read took {slowest:?} beside a copy of {copy:?}");
+                assert!(
+                    slowest < copy * 3 / 4,
+                    "a read took {slowest:?} beside a copy of {copy:?}"
+                );
             }
         });
     });

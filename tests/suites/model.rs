@@ -6,7 +6,12 @@ use shale_tests::strategies::{LONG, Shape};
 
 fn run(backend: Backend, shape: Shape, compare_every: usize, cases: u32) {
     if backend.is_available_or_skip() {
-        let plan = Plan { unions: vec![backend], readers: vec![], stackers: vec![], compare_every };
+        let plan = Plan {
+            unions: vec![backend],
+            readers: vec![],
+            stackers: vec![],
+            compare_every,
+        };
         run_random(shape, &plan, cases);
     }
 }
@@ -45,7 +50,10 @@ fn long_sequences_on_shale_plain() {
 /// Eight sequences at once, each in its own directory of one union.
 fn together(backend: Backend, sets: u32) {
     if backend.is_available_or_skip() {
-        let shape = Shape { max_ops: 60, ..Shape::default() };
+        let shape = Shape {
+            max_ops: 60,
+            ..Shape::default()
+        };
         run_random_together(shape, 8, backend, sets);
     }
 }

@@ -24,10 +24,15 @@ impl Podman {
             skip(tier, "the mount program is not there; build or install it");
             return None;
         };
-        let (Some(program), Some(_), Some(busybox)) =
-            (system_binary("podman"), system_binary("runc"), system_binary("busybox"))
-        else {
-            skip(Tier::Podman, "podman, runc and busybox-static are needed; install them");
+        let (Some(program), Some(_), Some(busybox)) = (
+            system_binary("podman"),
+            system_binary("runc"),
+            system_binary("busybox"),
+        ) else {
+            skip(
+                Tier::Podman,
+                "podman, runc and busybox-static are needed; install them",
+            );
             return None;
         };
         let scratch = Scratch::with_size_mib(1024);
@@ -36,15 +41,31 @@ impl Podman {
             std::fs::create_dir(rootfs.join(name)).expect("fill the image");
         }
         std::fs::copy(busybox, rootfs.join("bin/busybox")).expect("copy busybox");
-        for applet in ["sh", "cat", "echo", "ls", "mkdir", "mv", "rm", "stat", "touch", "chmod", "id", "true"] {
+        for applet in [
+            "sh", "cat", "echo", "ls", "mkdir", "mv", "rm", "stat", "touch", "chmod", "id", "true",
+        ] {
             std::os::unix::fs::symlink("busybox", rootfs.join("bin").join(applet)).expect("link an applet");
         }
         std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").expect("fill the image");
         std::fs::write(rootfs.join("data/lower"), "from the image\n").expect("fill the image");
-        let podman = Podman { scratch, program, mount_program };
+        let podman = Podman {
+            scratch,
+            program,
+            mount_program,
+        };
         let archive = podman.scratch.path().join("rootfs.tar");
-        run(Command::new("tar").arg("-C").arg(rootfs).arg("-cf").arg(&archive).arg("."));
-        podman.run(&["import", "-q", &archive.display().to_string(), "localhost/small:latest"]);
+        run(Command::new("tar")
+            .arg("-C")
+            .arg(rootfs)
+            .arg("-cf")
+            .arg(&archive)
+            .arg("."));
+        podman.run(&[
+            "import",
+            "-q",
+            &archive.display().to_string(),
+            "localhost/small:latest",
+        ]);
         Some(podman)
     }
 
@@ -54,9 +75,23 @@ impl Podman {
         let mut command = Command::new(&self.program);
         command
             .env("TMPDIR", self.scratch.path())
-            .args(["--root", &at("storage"), "--runroot", &at("run"), "--tmpdir", &at("libpod")])
+            .args([
+                "--root",
+                &at("storage"),
+                "--runroot",
+                &at("run"),
+                "--tmpdir",
+                &at("libpod"),
+            ])
             .args(["--storage-driver", "overlay", "--storage-opt", &mount_program])
-            .args(["--runtime", "runc", "--cgroup-manager", "cgroupfs", "--events-backend", "none"])
+            .args([
+                "--runtime",
+                "runc",
+                "--cgroup-manager",
+                "cgroupfs",
+                "--events-backend",
+                "none",
+            ])
             .stdin(Stdio::null());
         command
     }
@@ -64,13 +99,27 @@ impl Podman {
     /// Runs podman, which must succeed, and returns what it printed.
     fn run(&self, arguments: &[&str]) -> String {
         let output = self.command().args(arguments).output().expect("start podman");
-        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "podman {arguments:?}: {}: {stdout}{stderr}", output.status);
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "podman {arguments:?}: {}: {stdout}{stderr}",
+            output.status
+        );
         stdout.into_owned()
     }
 
     fn in_container(&self, image: &str, script: &str) -> String {
-        let limits = ["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=512:512"];
+        let limits = [
+            "--network",
+            "none",
+            "--ulimit",
+            "nofile=1024:1024",
+            "--ulimit",
+            "nproc=512:512",
+        ];
         let mut arguments = vec!["run", "--rm"];
         arguments.extend(limits);
         arguments.extend([image, "sh", "-c", script]);
@@ -82,14 +131,28 @@ impl Podman {
         std::fs::write(context.join("Containerfile"), containerfile).expect("write the Containerfile");
         std::fs::write(context.join("copied"), "copied content\n").expect("write the context");
         let context = context.display().to_string();
-        self.run(&["build", "-q", "--network", "host", "--isolation", "chroot", "-t", name, &context])
+        self.run(&[
+            "build",
+            "-q",
+            "--network",
+            "host",
+            "--isolation",
+            "chroot",
+            "-t",
+            name,
+            &context,
+        ])
     }
 
     /// Mounts of the storage that are left.
     fn mounts(&self) -> Vec<String> {
         let storage = self.scratch.path().join("storage").display().to_string();
         let table = std::fs::read_to_string("/proc/thread-self/mounts").expect("read the mount table");
-        table.lines().filter(|line| line.contains(&storage)).map(str::to_owned).collect()
+        table
+            .lines()
+            .filter(|line| line.contains(&storage))
+            .map(str::to_owned)
+            .collect()
     }
 }
 
@@ -107,21 +170,44 @@ impl Drop for Podman {
 fn runs_containers(podman: &Podman) {
     let mounts = "cat /proc/mounts | busybox head -1";
     let root = podman.in_container("localhost/small", mounts);
-    assert!(root.contains("fuse"), "the root is not our mount program's: {root}");
+    assert!(
+        root.contains("fuse"),
+        "the root is not our mount program's: {root}"
+    );
     let said = podman.in_container(
         "localhost/small",
         "cat /data/lower; echo more >>/data/lower; cat /data/lower; mkdir /new; mv /data /new/data; ls /new/data",
     );
     assert_eq!(said, "from the image\nfrom the image\nmore\nlower\n");
-    assert_eq!(podman.in_container("localhost/small", "cat /data/lower"), "from the image\n", "a fresh container");
+    assert_eq!(
+        podman.in_container("localhost/small", "cat /data/lower"),
+        "from the image\n",
+        "a fresh container"
+    );
     let left = podman.mounts();
-    assert!(left.iter().all(|line| !line.contains("/merged")), "left behind: {left:?}");
+    assert!(
+        left.iter().all(|line| !line.contains("/merged")),
+        "left behind: {left:?}"
+    );
 }
 
 fn sees_exit_status(podman: &Podman) {
     let status = podman
         .command()
-        .args(["run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=512:512", "localhost/small", "sh", "-c", "exit 7"])
+        .args([
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "--ulimit",
+            "nofile=1024:1024",
+            "--ulimit",
+            "nproc=512:512",
+            "localhost/small",
+            "sh",
+            "-c",
+            "exit 7",
+        ])
         .stderr(Stdio::null())
         .status()
         .expect("start podman");
@@ -136,27 +222,56 @@ fn builds_images(podman: &Podman) {
          RUN mv /data /moved && mkdir /data && echo again >/data/again\n",
         "localhost/built",
     );
-    let said = podman.in_container("localhost/built", "cat /built /moved/copied /data/again; ls /data /moved");
-    assert_eq!(said, "built\ncopied content\nagain\n/data:\nagain\n\n/moved:\ncopied\n");
+    let said = podman.in_container(
+        "localhost/built",
+        "cat /built /moved/copied /data/again; ls /data /moved",
+    );
+    assert_eq!(
+        said,
+        "built\ncopied content\nagain\n/data:\nagain\n\n/moved:\ncopied\n"
+    );
     let mode = podman.in_container("localhost/built", "stat -c %a /bin/busybox");
     assert_eq!(mode, "700\n");
 }
 
 fn commits_and_tells_differences(podman: &Podman) {
     let script = "rm /data/lower; echo x >/data/new; mkdir /dir; touch /dir/f; chmod 600 /etc/passwd";
-    let network = ["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=512:512"];
+    let network = [
+        "--network",
+        "none",
+        "--ulimit",
+        "nofile=1024:1024",
+        "--ulimit",
+        "nproc=512:512",
+    ];
     let mut arguments = vec!["run", "--name", "changed"];
     arguments.extend(network);
     arguments.extend(["localhost/small", "sh", "-c", script]);
     podman.run(&arguments);
     let changes = podman.run(&["diff", "changed"]);
-    for line in ["D /data/lower", "A /data/new", "A /dir", "A /dir/f", "C /etc/passwd", "C /data"] {
-        assert!(changes.lines().any(|change| change == line), "{line} is missing:\n{changes}");
+    for line in [
+        "D /data/lower",
+        "A /data/new",
+        "A /dir",
+        "A /dir/f",
+        "C /etc/passwd",
+        "C /data",
+    ] {
+        assert!(
+            changes.lines().any(|change| change == line),
+            "{line} is missing:\n{changes}"
+        );
     }
     podman.run(&["commit", "-q", "changed", "localhost/kept"]);
     podman.run(&["rm", "changed"]);
-    let said = podman.in_container("localhost/kept", "ls /data /dir; cat /etc/passwd; stat -c %a /etc/passwd");
-    assert_eq!(said, "/data:\nnew\n\n/dir:\nf\nroot:x:0:0:root:/root:/bin/sh\n600\n");
+    let said = podman.in_container(
+        "localhost/kept",
+        "ls /data /dir; cat /etc/passwd; stat -c %a /etc/passwd",
+    );
+    assert_eq!(
+        said,
+        "/data:\nnew\n\n/dir:\nf\nroot:x:0:0:root:/root:/bin/sh\n600\n"
+    );
 }
 
 macro_rules! podman_tests {

@@ -24,17 +24,37 @@ fn linked(path: &str, content: &str) -> Entry {
 
 /// Runs the steps on everything that is there, and hands the uppers round when the layers have no links.
 fn check(layers: &[&[Entry]], ops: &[Op]) {
-    let layers: Vec<Layer> = layers.iter().enumerate().map(|(index, list)| Layer::from_list(index, list)).collect();
-    let has_links = layers.iter().flat_map(|layer| layer.entries.values()).any(|e| matches!(e.item, Item::Linked(_)));
-    let case = Case { layers, ops: ops.to_vec() };
+    let layers: Vec<Layer> = layers
+        .iter()
+        .enumerate()
+        .map(|(index, list)| Layer::from_list(index, list))
+        .collect();
+    let has_links = layers
+        .iter()
+        .flat_map(|layer| layer.entries.values())
+        .any(|e| matches!(e.item, Item::Linked(_)));
+    let case = Case {
+        layers,
+        ops: ops.to_vec(),
+    };
     let mut plans: Vec<Plan> = [Backend::Kernel, Backend::ShalePassthrough, Backend::ShalePlain]
         .into_iter()
-        .map(|union| Plan { unions: vec![union], readers: vec![], stackers: vec![], compare_every: 1 })
+        .map(|union| Plan {
+            unions: vec![union],
+            readers: vec![],
+            stackers: vec![],
+            compare_every: 1,
+        })
         .collect();
     if !has_links {
         let both = vec![Backend::KernelNoIndex, Backend::ShalePlain];
         let unions = both.clone();
-        plans.push(Plan { unions, readers: both.clone(), stackers: both, compare_every: 100 });
+        plans.push(Plan {
+            unions,
+            readers: both.clone(),
+            stackers: both,
+            compare_every: 100,
+        });
     }
     for plan in plans {
         if plan.unions.iter().all(|backend| backend.is_available_or_skip()) {
@@ -45,32 +65,83 @@ fn check(layers: &[&[Entry]], ops: &[Op]) {
 
 #[test]
 fn a_metadata_copy_is_read_after_a_remount() {
-    check(&[&[file("c", "A")]], &[Op::Chown { path: p("c"), uid: 0, gid: 0 }, Op::Remount, Op::Read { path: p("c") }]);
+    check(
+        &[&[file("c", "A")]],
+        &[
+            Op::Chown {
+                path: p("c"),
+                uid: 0,
+                gid: 0,
+            },
+            Op::Remount,
+            Op::Read { path: p("c") },
+        ],
+    );
 }
 
 #[test]
 fn a_metadata_copy_of_a_hard_link_is_read_after_a_remount() {
-    check(&[&[linked("a", "A")]], &[Op::Chmod { path: p("a-l0-0"), mode: 0o644 }]);
+    check(
+        &[&[linked("a", "A")]],
+        &[Op::Chmod {
+            path: p("a-l0-0"),
+            mode: 0o644,
+        }],
+    );
 }
 
 #[test]
 fn a_metadata_copy_that_moved_is_read_after_a_remount() {
     let layers = [file("d/high", "high"), file("d/sub/f", "deep")];
-    let rename = |from: &str, to: &str, flag| Op::Rename { from: p(from), to: p(to), flag };
+    let rename = |from: &str, to: &str, flag| Op::Rename {
+        from: p(from),
+        to: p(to),
+        flag,
+    };
     check(&[&layers], &[rename("d/high", "d/sub/f", RenameFlag::Plain)]);
     check(&[&layers], &[rename("d/high", "d/sub/f", RenameFlag::Exchange)]);
-    check(&[&layers], &[rename("d/sub", "sub", RenameFlag::Plain), rename("sub/f", "f", RenameFlag::Plain)]);
+    check(
+        &[&layers],
+        &[
+            rename("d/sub", "sub", RenameFlag::Plain),
+            rename("sub/f", "f", RenameFlag::Plain),
+        ],
+    );
 }
 
 #[test]
 fn data_comes_to_a_metadata_copy_that_is_opened_for_writing() {
-    let hold = Op::Hold { slot: 0, path: p("b"), access: Access::Write };
-    check(&[&[file("b", "A")]], &[Op::SetTimes { path: p("b"), secs: 1, nanos: 0 }, hold]);
+    let hold = Op::Hold {
+        slot: 0,
+        path: p("b"),
+        access: Access::Write,
+    };
+    check(
+        &[&[file("b", "A")]],
+        &[
+            Op::SetTimes {
+                path: p("b"),
+                secs: 1,
+                nanos: 0,
+            },
+            hold,
+        ],
+    );
 }
 
 #[test]
 fn a_failed_rename_of_a_lower_directory_changes_nothing() {
-    let mkdir = |path: &str| Op::Mkdir { path: p(path), mode: 0o755 };
-    let rename = Op::Rename { from: p("b/b"), to: p("a"), flag: RenameFlag::Plain };
-    check(&[&[directory("b"), directory("b/b"), file("b/b/a", "A")]], &[mkdir("a"), mkdir("a/a"), rename]);
+    let mkdir = |path: &str| Op::Mkdir {
+        path: p(path),
+        mode: 0o755,
+    };
+    let rename = Op::Rename {
+        from: p("b/b"),
+        to: p("a"),
+        flag: RenameFlag::Plain,
+    };
+    check(
+        &[&[directory("b"), directory("b/b"), file("b/b/a", "A")]],
+        &[mkdir("a"), mkdir("a/a"), rename],
+    );
 }

@@ -234,7 +234,10 @@ fn travels(writer: Backend, reader: Backend) {
     rename(fixture.at("other/o"), fixture.at("o")).unwrap();
     let before = Snapshot::of(fixture.root()).unwrap();
     fixture.remount_as(reader);
-    before.assert_same(&Snapshot::of(fixture.root()).unwrap(), &format!("{writer:?} read by {reader:?}"));
+    before.assert_same(
+        &Snapshot::of(fixture.root()).unwrap(),
+        &format!("{writer:?} read by {reader:?}"),
+    );
     fixture.assert_layers_untouched();
 }
 

@@ -15,23 +15,36 @@ fn hostile(scratch: &Scratch, fill: impl FnOnce(&Path, &Path)) -> MountSpec {
     put(scratch.path(), "secret/dir/file", "secret content");
     put(&lower, "inside/f", "inside");
     fill(&lower, &upper);
-    MountSpec { lowers: vec![lower], upper: Some((upper, scratch.directory("work"))), extra_options: vec![] }
+    MountSpec {
+        lowers: vec![lower],
+        upper: Some((upper, scratch.directory("work"))),
+        extra_options: vec![],
+        open_files_limit: None,
+    }
 }
 
 /// Walks the whole tree, errors aside, and fails when anything of the secret shows.
 fn assert_no_secret(root: &Path) {
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
-        let Ok(listing) = std::fs::read_dir(&directory) else { continue };
+        let Ok(listing) = std::fs::read_dir(&directory) else {
+            continue;
+        };
         for entry in listing.flatten() {
             let path = entry.path();
             assert_ne!(entry.file_name(), "file", "{} leads outside", path.display());
-            let Ok(meta) = path.symlink_metadata() else { continue };
+            let Ok(meta) = path.symlink_metadata() else {
+                continue;
+            };
             if meta.is_dir() {
                 pending.push(path);
             } else if meta.is_file() {
                 let content = std::fs::read_to_string(&path).unwrap_or_default();
-                assert!(!content.contains("secret"), "{} shows what lies outside", path.display());
+                assert!(
+                    !content.contains("secret"),
+                    "{} shows what lies outside",
+                    path.display()
+                );
             }
         }
     }
@@ -169,7 +182,7 @@ for_each_union! {
         mount(Some("tmpfs"), &lower.join("m"), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         put(&lower, "m/of-the-mount", "x");
         let at = scratch.directory("merged");
-        let spec = MountSpec { lowers: vec![lower.clone()], upper, extra_options: vec![] };
+        let spec = MountSpec { lowers: vec![lower.clone()], upper, extra_options: vec![], open_files_limit: None };
         let guard = MountGuard::mount(backend, &spec, &at).unwrap();
         let names = listed(&at.join("m"));
         let unmounted = guard.unmount();
@@ -192,19 +205,30 @@ fn strange_uppers(backend: Backend) {
         put_dir(upper, "metacopy-dir");
         mark(&upper.join("metacopy-dir"), "trusted.overlay.metacopy", b"");
         put(upper, "metacopy-of-nothing", "x");
-        mark(&upper.join("metacopy-of-nothing"), "trusted.overlay.metacopy", b"");
+        mark(
+            &upper.join("metacopy-of-nothing"),
+            "trusted.overlay.metacopy",
+            b"",
+        );
         put(lower, "metacopy-of-a-dir/x", "x");
         put(upper, "metacopy-of-a-dir", "x");
         mark(&upper.join("metacopy-of-a-dir"), "trusted.overlay.metacopy", b"");
         posix::whiteout(&upper.join("nothing")).unwrap();
         put_dir(upper, "opaque-odd");
         mark(&upper.join("opaque-odd"), "trusted.overlay.opaque", b"maybe");
-        mark(&upper.join("opaque-odd"), "trusted.overlay.origin", b"\x00\xfbgarbage");
+        mark(
+            &upper.join("opaque-odd"),
+            "trusted.overlay.origin",
+            b"\x00\xfbgarbage",
+        );
     });
     let at = scratch.directory("merged");
     let guard = MountGuard::mount(backend, &spec, &at).expect("mount");
     let names = listed(&at);
-    assert!(names.contains(&"inside".to_owned()) && !names.contains(&"nothing".to_owned()), "{names:?}");
+    assert!(
+        names.contains(&"inside".to_owned()) && !names.contains(&"nothing".to_owned()),
+        "{names:?}"
+    );
     for name in names {
         let path = at.join(&name);
         let _ = path.symlink_metadata();
