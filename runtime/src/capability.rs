@@ -107,7 +107,12 @@ fn mask(names: &[String], warnings: &mut Vec<String>) -> u64 {
 
 /// Names of the capabilities in `mask`.
 pub fn list(mask: u64) -> String {
-    let names: Vec<_> = NAMES.iter().enumerate().filter(|(n, _)| mask & (1 << n) != 0).map(|(_, name)| *name).collect();
+    let names: Vec<_> = NAMES
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| mask & (1 << n) != 0)
+        .map(|(_, name)| *name)
+        .collect();
     names.join(", ")
 }
 
@@ -115,9 +120,12 @@ pub fn list(mask: u64) -> String {
 pub fn limit_bounding(keep: u64) -> Result<()> {
     for number in 0..64_u32 {
         // The first error means: no more capabilities.
-        let Ok(present) = sys::in_bounding(number) else { break };
+        let Ok(present) = sys::in_bounding(number) else {
+            break;
+        };
         if present && keep & (1 << number) == 0 {
-            sys::drop_bounding(number).context(|| format!("drop capability {number} from the bounding set"))?;
+            sys::drop_bounding(number)
+                .context(|| format!("drop capability {number} from the bounding set"))?;
         }
     }
     Ok(())
@@ -135,7 +143,10 @@ pub fn apply(sets: &CapabilitySets, extra: u64) -> Result<()> {
     };
     let missing = (sets.permitted | sets.inheritable) & !have;
     if missing != 0 {
-        tracing::warn!("the runtime itself lacks these capabilities, they are left out: {}", list(missing));
+        tracing::warn!(
+            "the runtime itself lacks these capabilities, they are left out: {}",
+            list(missing)
+        );
     }
     sys::set(wanted).context(|| "set the capabilities")?;
     if extra != 0 {
@@ -145,7 +156,10 @@ pub fn apply(sets: &CapabilitySets, extra: u64) -> Result<()> {
     let _ = sys::clear_ambient();
     for number in (0..64).filter(|number| sets.ambient & (1 << number) != 0) {
         if let Err(error) = sys::raise_ambient(number) {
-            tracing::warn!("the ambient capability {} is left out: {error}", list(1 << number));
+            tracing::warn!(
+                "the ambient capability {} is left out: {error}",
+                list(1 << number)
+            );
         }
     }
     Ok(())
@@ -158,7 +172,11 @@ mod tests {
     #[test]
     fn names_become_bits_and_unknown_ones_warnings() {
         let names = Capabilities {
-            bounding: vec!["CAP_CHOWN".into(), "CAP_CHECKPOINT_RESTORE".into(), "CAP_TOMORROW".into()],
+            bounding: vec![
+                "CAP_CHOWN".into(),
+                "CAP_CHECKPOINT_RESTORE".into(),
+                "CAP_TOMORROW".into(),
+            ],
             effective: vec!["cap_sys_admin".into(), "CAP_TOMORROW".into()],
             ..Capabilities::default()
         };

@@ -94,7 +94,10 @@ impl Cgroup {
         for tree in Hierarchies::detect()?.trees() {
             let directory = tree.directory(&path)?;
             match tree.make(&directory) {
-                Ok(()) => cgroup.places.push(Place { controllers: tree.controllers().to_vec(), path: directory }),
+                Ok(()) => cgroup.places.push(Place {
+                    controllers: tree.controllers().to_vec(),
+                    path: directory,
+                }),
                 Err(error) if error.is_denied() && !needed(tree, &resources) => {
                     tracing::debug!("no cgroup in {}: {error}", tree.mount_point().display());
                 }
@@ -110,13 +113,19 @@ impl Cgroup {
     fn limit_first(&self, resources: &Resources, in_user_namespace: bool) -> Result<()> {
         if self.places.is_empty() {
             return match resources.limits_anything() {
-                true => Err(Error::invalid("limits were asked for, but no cgroup can be made: run as root, or without them")),
+                true => Err(Error::invalid(
+                    "limits were asked for, but no cgroup can be made: run as root, or without them",
+                )),
                 false => Ok(()),
             };
         }
         self.limit(resources)?;
         // The devices of a user namespace are the business of whoever made it.
-        if in_user_namespace { Ok(()) } else { self.limit_devices(resources) }
+        if in_user_namespace {
+            Ok(())
+        } else {
+            self.limit_devices(resources)
+        }
     }
 
     /// Applies limits: all that are given, leaving the others as they are.
@@ -144,7 +153,9 @@ impl Cgroup {
 
     /// Moves a process here.
     pub fn add(&self, pid: Pid) -> Result<()> {
-        self.places.iter().try_for_each(|place| write(&place.path.join("cgroup.procs"), &pid.to_string()))
+        self.places
+            .iter()
+            .try_for_each(|place| write(&place.path.join("cgroup.procs"), &pid.to_string()))
     }
 
     /// Moves a process to where `other` is; for `exec`, when the container has moved its processes deeper.
@@ -153,9 +164,12 @@ impl Cgroup {
         let own = std::fs::read_to_string(format!("/proc/{other}/cgroup")).unwrap_or_default();
         let below = own.lines().find_map(|line| line.strip_prefix("0::"));
         match (self.places.as_slice(), below) {
-            ([place], Some(path)) if place.is_unified() => {
-                write(&Path::new(MOUNT_POINT).join(path.trim_start_matches('/')).join("cgroup.procs"), &pid.to_string())
-            }
+            ([place], Some(path)) if place.is_unified() => write(
+                &Path::new(MOUNT_POINT)
+                    .join(path.trim_start_matches('/'))
+                    .join("cgroup.procs"),
+                &pid.to_string(),
+            ),
             _ => Err(error),
         }
     }
@@ -175,14 +189,26 @@ impl Cgroup {
 
     /// The directories by controller, as engines like to see them.
     pub fn paths(&self) -> std::collections::BTreeMap<String, PathBuf> {
-        let key = |place: &Place| if place.is_unified() { String::new() } else { place.controllers.join(",") };
-        self.places.iter().map(|place| (key(place), place.path.clone())).collect()
+        let key = |place: &Place| {
+            if place.is_unified() {
+                String::new()
+            } else {
+                place.controllers.join(",")
+            }
+        };
+        self.places
+            .iter()
+            .map(|place| (key(place), place.path.clone()))
+            .collect()
     }
 
     /// The hierarchy in which the container's processes are surely all of those there.
     fn counting_place(&self) -> Option<&Place> {
         let prefer = |name| self.places.iter().find(move |place| place.has(name));
-        prefer("pids").or_else(|| prefer("devices")).or_else(|| prefer("freezer")).or(self.places.first())
+        prefer("pids")
+            .or_else(|| prefer("devices"))
+            .or_else(|| prefer("freezer"))
+            .or(self.places.first())
     }
 
     /// Stops all processes, or lets them go on.
@@ -195,14 +221,17 @@ impl Cgroup {
                 return tree::freeze_version_1(&place.path, frozen);
             }
         }
-        Err(Error::invalid("the container has no cgroup, and so cannot be paused"))
+        Err(Error::invalid(
+            "the container has no cgroup, and so cannot be paused",
+        ))
     }
 
     /// Whether the processes are stopped.
     pub fn is_frozen(&self) -> bool {
         self.places.iter().any(|place| {
             let is = |file: &str, value: &str| {
-                std::fs::read_to_string(place.path.join(file)).is_ok_and(|text| text.trim().starts_with(value))
+                std::fs::read_to_string(place.path.join(file))
+                    .is_ok_and(|text| text.trim().starts_with(value))
             };
             if place.is_unified() {
                 is("cgroup.freeze", "1")
@@ -214,17 +243,23 @@ impl Cgroup {
 
     /// Ends every process here and below at once, where the kernel can. Says whether it could.
     pub fn kill(&self) -> bool {
-        self.places.iter().any(|place| {
-            place.is_unified() && write(&place.path.join("cgroup.kill"), "1").is_ok()
-        })
+        self.places
+            .iter()
+            .any(|place| place.is_unified() && write(&place.path.join("cgroup.kill"), "1").is_ok())
     }
 
     /// What the container may see of each hierarchy: its own directory, or that of the runtime where it has none.
     /// Must be asked outside of the container's cgroup namespace, in which every path looks like the root.
     pub fn views(&self) -> Result<Vec<(Tree, PathBuf)>> {
         let view = |tree: &Tree| {
-            let own = self.places.iter().find(|place| place.controllers == tree.controllers());
-            Ok((tree.clone(), own.map_or_else(|| tree.own_path(), |place| Ok(place.path.clone()))?))
+            let own = self
+                .places
+                .iter()
+                .find(|place| place.controllers == tree.controllers());
+            Ok((
+                tree.clone(),
+                own.map_or_else(|| tree.own_path(), |place| Ok(place.path.clone()))?,
+            ))
         };
         Hierarchies::detect()?.trees().iter().map(view).collect()
     }
@@ -263,35 +298,52 @@ fn needed(tree: &Tree, resources: &Resources) -> bool {
 fn systemd_path(text: &str) -> Result<PathBuf> {
     let parts: Vec<&str> = text.split(':').collect();
     let [slice, prefix, name] = parts[..] else {
-        return Err(Error::invalid(format!("linux.cgroupsPath: {text:?} is not slice:prefix:name, as --systemd-cgroup wants it")));
+        return Err(Error::invalid(format!(
+            "linux.cgroupsPath: {text:?} is not slice:prefix:name, as --systemd-cgroup wants it"
+        )));
     };
     let slice = if slice.is_empty() { "system.slice" } else { slice };
     let Some(stem) = slice.strip_suffix(".slice").filter(|stem| !stem.contains('/')) else {
-        return Err(Error::invalid(format!("linux.cgroupsPath: {slice:?} is not the name of a slice")));
+        return Err(Error::invalid(format!(
+            "linux.cgroupsPath: {slice:?} is not the name of a slice"
+        )));
     };
     let mut path = PathBuf::from("/");
     if stem != "-" {
         let mut so_far = String::new();
         for part in stem.split('-') {
             if part.is_empty() {
-                return Err(Error::invalid(format!("linux.cgroupsPath: {slice:?} is not the name of a slice")));
+                return Err(Error::invalid(format!(
+                    "linux.cgroupsPath: {slice:?} is not the name of a slice"
+                )));
             }
             so_far.push_str(part);
             path.push(format!("{so_far}.slice"));
             so_far.push('-');
         }
     }
-    let unit = if name.ends_with(".slice") || prefix.is_empty() { name.to_owned() } else { format!("{prefix}-{name}") };
-    path.push(if unit.ends_with(".slice") { unit } else { format!("{unit}.scope") });
+    let unit = if name.ends_with(".slice") || prefix.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{prefix}-{name}")
+    };
+    path.push(if unit.ends_with(".slice") {
+        unit
+    } else {
+        format!("{unit}.scope")
+    });
     Ok(path)
 }
 
 /// Writes to a file of a cgroup.
 fn write(path: &Path, text: &str) -> Result<()> {
     // Without O_CREAT and O_TRUNC: the files are the kernel's.
-    let mut file =
-        std::fs::OpenOptions::new().write(true).open(path).context(|| format!("open {}", path.display()))?;
-    std::io::Write::write_all(&mut file, text.as_bytes()).context(|| format!("write {text:?} to {}", path.display()))
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .context(|| format!("open {}", path.display()))?;
+    std::io::Write::write_all(&mut file, text.as_bytes())
+        .context(|| format!("write {text:?} to {}", path.display()))
 }
 
 #[cfg(test)]
@@ -300,7 +352,10 @@ mod tests {
 
     #[test]
     fn systemd_names_become_nested_slices() {
-        assert_eq!(systemd_path("a-b.slice:pre:1").unwrap(), Path::new("/a.slice/a-b.slice/pre-1.scope"));
+        assert_eq!(
+            systemd_path("a-b.slice:pre:1").unwrap(),
+            Path::new("/a.slice/a-b.slice/pre-1.scope")
+        );
         assert_eq!(systemd_path("::1").unwrap(), Path::new("/system.slice/1.scope"));
         assert_eq!(systemd_path("-.slice:p:n").unwrap(), Path::new("/p-n.scope"));
         assert!(systemd_path("a--b.slice:p:n").is_err());

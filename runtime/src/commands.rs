@@ -125,5 +125,8 @@ fn print(text: &str) -> Result<()> {
     use crate::error::Context;
     use std::io::Write;
     let mut output = std::io::stdout().lock();
-    output.write_all(text.as_bytes()).and_then(|()| output.flush()).context(|| "write to standard output")
+    output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush())
+        .context(|| "write to standard output")
 }

@@ -115,7 +115,10 @@ impl Error {
     pub fn with_cleanup(self, cleanup: Result<()>) -> Self {
         match cleanup {
             Ok(()) => self,
-            Err(cleanup) => Self::Cleanup { error: Box::new(self), cleanup: Box::new(cleanup) },
+            Err(cleanup) => Self::Cleanup {
+                error: Box::new(self),
+                cleanup: Box::new(cleanup),
+            },
         }
     }
 }
@@ -165,7 +168,10 @@ pub trait Context<T> {
 
 impl<T, E: Into<Error>> Context<T> for std::result::Result<T, E> {
     fn context<S: Into<String>>(self, step: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|error| Error::Step { step: step().into(), source: Box::new(error.into()) })
+        self.map_err(|error| Error::Step {
+            step: step().into(),
+            source: Box::new(error.into()),
+        })
     }
 }
 
@@ -193,7 +199,11 @@ mod tests {
         };
         let wrapped = Err::<(), _>(error).context(|| "start").unwrap_err();
         assert_eq!(wrapped.exit_status(), 127);
-        assert!(wrapped.to_string().ends_with("exec: \"nope\": executable file not found in $PATH"));
+        assert!(
+            wrapped
+                .to_string()
+                .ends_with("exec: \"nope\": executable file not found in $PATH")
+        );
     }
 
     #[test]

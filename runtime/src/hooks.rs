@@ -37,12 +37,21 @@ impl HookState {
     /// The same container in another state.
     #[must_use]
     pub fn at(&self, status: &str, pid: i32) -> Self {
-        Self { status: status.to_owned(), pid, oci_version: OCI_VERSION.to_owned(), ..self.clone() }
+        Self {
+            status: status.to_owned(),
+            pid,
+            oci_version: OCI_VERSION.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// What a seccomp agent is told with the descriptor (config-linux.md, "The Container Process State").
     pub fn seccomp_state(&self, filter: &Filter) -> String {
-        let metadata = filter.listener.as_ref().map(|listener| listener.metadata.as_str()).unwrap_or_default();
+        let metadata = filter
+            .listener
+            .as_ref()
+            .map(|listener| listener.metadata.as_str())
+            .unwrap_or_default();
         serde_json::json!({
             "ociVersion": OCI_VERSION,
             "fds": ["seccompFd"],
@@ -79,8 +88,13 @@ fn call_one(hook: &Hook, state: &[u8]) -> Result<()> {
     if let Some((name, args)) = hook.args.split_first() {
         command.arg0(name).args(args);
     }
-    command.env_clear().envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .env_clear()
+        .envs(hook.env.iter().filter_map(|entry| entry.split_once('=')));
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut input) = child.stdin.take() {
         // A hook need not read its input.
@@ -112,7 +126,10 @@ fn wait_with_timeout(child: &mut Child, timeout: Duration) -> Result<Option<Exit
             Ok(0) => {
                 child.kill()?;
                 child.wait()?;
-                return Err(Error::invalid(format!("took longer than {} s and was ended", timeout.as_secs())));
+                return Err(Error::invalid(format!(
+                    "took longer than {} s and was ended",
+                    timeout.as_secs()
+                )));
             }
             Ok(_) => return Ok(Some(child.wait()?)),
             Err(nix::errno::Errno::EINTR) => {}

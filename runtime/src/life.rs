@@ -21,7 +21,9 @@ pub fn start(container: &Container) -> Result<()> {
     match container.status() {
         Status::Created => {}
         Status::Stopped => return Err(Error::invalid("cannot start a container that has stopped")),
-        Status::Running | Status::Paused => return Err(Error::invalid("cannot start an already running container")),
+        Status::Running | Status::Paused => {
+            return Err(Error::invalid("cannot start an already running container"));
+        }
     }
     let stream = container.connect()?;
     container.mark_started()?;
@@ -78,7 +80,8 @@ fn signal_all(container: &Container, signal: i32) -> Result<()> {
     let sent = cgroup.processes().map(|pids| {
         for pid in pids {
             // One that has ended meanwhile needs no signal.
-            let _ = crate::sys::process::pidfd_open(pid).and_then(|pidfd| pidfd_send_signal(pidfd.as_fd(), signal));
+            let _ = crate::sys::process::pidfd_open(pid)
+                .and_then(|pidfd| pidfd_send_signal(pidfd.as_fd(), signal));
         }
     });
     if frozen {
@@ -110,8 +113,15 @@ pub fn delete_forced(container: &Container) -> Result<()> {
 
 fn wait_for_end(pidfd: &OwnedFd) -> Result<()> {
     loop {
-        match poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], PollTimeout::from(KILL_TIMEOUT_MS)) {
-            Ok(0) => return Err(Error::invalid("the process was killed and does not end: it waits for a device")),
+        match poll(
+            &mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::from(KILL_TIMEOUT_MS),
+        ) {
+            Ok(0) => {
+                return Err(Error::invalid(
+                    "the process was killed and does not end: it waits for a device",
+                ));
+            }
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),

@@ -72,7 +72,10 @@ pub fn keep(text: String) {
 
 /// Writes the warnings that waited.
 pub fn flush() {
-    let waiting = WAITING.lock().map(|mut waiting| std::mem::take(&mut *waiting)).unwrap_or_default();
+    let waiting = WAITING
+        .lock()
+        .map(|mut waiting| std::mem::take(&mut *waiting))
+        .unwrap_or_default();
     for text in waiting {
         tracing::event!(target: FLUSHED, Level::WARN, "{text}");
     }
@@ -117,7 +120,10 @@ fn hold_back(text: String) {
 fn line(format: Format, level: &str, text: &str, time: &str) -> String {
     let level = if level == "warn" { "warning" } else { level };
     match format {
-        Format::Json => format!("{}\n", serde_json::json!({"level": level, "msg": text, "time": time})),
+        Format::Json => format!(
+            "{}\n",
+            serde_json::json!({"level": level, "msg": text, "time": time})
+        ),
         Format::Text => format!("time={time:?} level={level} msg={text:?}\n"),
     }
 }
@@ -149,7 +155,11 @@ fn format_time(seconds: u64, nanoseconds: u32) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanoseconds:09}Z")
@@ -172,6 +182,9 @@ mod tests {
         let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(parsed["msg"], "exec: \"x\": not found");
         assert_eq!(parsed["level"], "error");
-        assert_eq!(line(Format::Text, "warn", "a b", "T"), "time=\"T\" level=warning msg=\"a b\"\n");
+        assert_eq!(
+            line(Format::Text, "warn", "a b", "T"),
+            "time=\"T\" level=warning msg=\"a b\"\n"
+        );
     }
 }

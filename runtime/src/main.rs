@@ -15,7 +15,8 @@ struct Cli {
 
 fn main() {
     let cli = Cli::parse();
-    if let Err(error) = runtime::log::start(cli.global.log.as_ref(), cli.global.log_format, cli.global.debug) {
+    if let Err(error) = runtime::log::start(cli.global.log.as_ref(), cli.global.log_format, cli.global.debug)
+    {
         eprintln!("shale-runtime: {error}");
         std::process::exit(1);
     }

@@ -46,10 +46,18 @@ pub fn setgroups_allowed() -> bool {
 
 /// Whether the group exists in this user namespace.
 pub fn gid_is_mapped(gid: u32) -> bool {
-    let Ok(map) = std::fs::read_to_string("/proc/self/gid_map") else { return true };
+    let Ok(map) = std::fs::read_to_string("/proc/self/gid_map") else {
+        return true;
+    };
     map.lines().any(|line| {
-        let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
-        let (first, _, count) = (numbers.next().unwrap_or(0), numbers.next(), numbers.next().unwrap_or(0));
+        let mut numbers = line
+            .split_whitespace()
+            .map(|number| number.parse::<u64>().unwrap_or(0));
+        let (first, _, count) = (
+            numbers.next().unwrap_or(0),
+            numbers.next(),
+            numbers.next().unwrap_or(0),
+        );
         (first..first + count).contains(&u64::from(gid))
     })
 }
@@ -82,8 +90,10 @@ pub fn write_id_maps(pid: Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Result
 }
 
 fn write_id_map(pid: Pid, file: &str, map: &[IdMapping], program: &str) -> Result<()> {
-    let lines: String =
-        map.iter().map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size)).collect();
+    let lines: String = map
+        .iter()
+        .map(|m| format!("{} {} {}\n", m.container_id, m.host_id, m.size))
+        .collect();
     match write_proc(pid, file, &lines) {
         Err(error) if error.is_denied() => run_map_program(program, pid, map)
             .context(|| format!("write {file} ({error}); and with the help of {program}")),
@@ -102,16 +112,26 @@ fn run_map_program(program: &str, pid: Pid, map: &[IdMapping]) -> Result<()> {
     for mapping in map {
         command.args([mapping.container_id, mapping.host_id, mapping.size].map(|number| number.to_string()));
     }
-    let output = command.output().context(|| format!("run {program} (is the package uidmap installed?)"))?;
+    let output = command
+        .output()
+        .context(|| format!("run {program} (is the package uidmap installed?)"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::invalid(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    Err(Error::invalid(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
 }
 
 /// Maps the owners of a detached mount.
 pub fn idmap_mount(tree: BorrowedFd<'_>, idmap: &Idmap, namespaces: &Namespaces) -> Result<()> {
-    let pick = |own: &[IdMapping], all: &[IdMapping]| if own.is_empty() { all.to_vec() } else { own.to_vec() };
+    let pick = |own: &[IdMapping], all: &[IdMapping]| {
+        if own.is_empty() {
+            all.to_vec()
+        } else {
+            own.to_vec()
+        }
+    };
     let uids = pick(&idmap.uid_mappings, &namespaces.uid_mappings);
     let gids = pick(&idmap.gid_mappings, &namespaces.gid_mappings);
     let namespace = if idmap.uid_mappings.is_empty() && namespaces.has(CloneFlags::CLONE_NEWUSER) {
@@ -126,7 +146,9 @@ pub fn idmap_mount(tree: BorrowedFd<'_>, idmap: &Idmap, namespaces: &Namespaces)
 /// A user namespace without a process in it, for its mapping alone.
 fn make_user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd> {
     if uids.is_empty() || gids.is_empty() {
-        return Err(Error::invalid("there is no mapping, neither of the mount nor of the container"));
+        return Err(Error::invalid(
+            "there is no mapping, neither of the mount nor of the container",
+        ));
     }
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     match sys::clone_process(CloneFlags::CLONE_NEWUSER).context(|| "make a user namespace")? {

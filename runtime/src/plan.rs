@@ -228,7 +228,10 @@ impl fmt::Display for Step {
 /// When the configuration contradicts itself or asks for something that this runtime does not have.
 pub fn plan(spec: &Spec, options: &Options) -> Result<Plan> {
     let mut warnings = Vec::new();
-    let root = spec.root.as_ref().ok_or_else(|| Error::invalid("the configuration has no root"))?;
+    let root = spec
+        .root
+        .as_ref()
+        .ok_or_else(|| Error::invalid("the configuration has no root"))?;
     let namespaces = namespaces(spec)?;
     check(spec, &namespaces)?;
     let process = process::plan_process(spec.process()?, spec.linux.seccomp.as_ref(), &mut warnings)?;
@@ -246,16 +249,30 @@ pub fn plan(spec: &Spec, options: &Options) -> Result<Plan> {
 
     let mut launch = Vec::new();
     if !spec.hooks.start_container.is_empty() {
-        launch.push(Step::Hooks(HookMoment::StartContainer, spec.hooks.start_container.clone()));
+        launch.push(Step::Hooks(
+            HookMoment::StartContainer,
+            spec.hooks.start_container.clone(),
+        ));
     }
     launch.extend(process.launch_steps());
     let rootfs = options.bundle.join(&root.path);
-    Ok(Plan { namespaces, rootfs, prepare, launch, process, warnings })
+    Ok(Plan {
+        namespaces,
+        rootfs,
+        prepare,
+        launch,
+        process,
+        warnings,
+    })
 }
 
 /// Everything up to the point where the container sees its own root.
 fn root_steps(spec: &Spec, options: &Options, process: &ProcessPlan, steps: &mut Vec<Step>) -> Result<()> {
-    let propagation = spec.linux.rootfs_propagation.as_deref().filter(|name| !name.is_empty());
+    let propagation = spec
+        .linux
+        .rootfs_propagation
+        .as_deref()
+        .filter(|name| !name.is_empty());
     let propagation = propagation.map(Propagation::parse).transpose()?;
     steps.push(Step::Root(propagation.unwrap_or(Propagation::SLAVE)));
 
@@ -279,11 +296,16 @@ fn root_steps(spec: &Spec, options: &Options, process: &ProcessPlan, steps: &mut
         steps.push(Step::WorkDir(process.cwd.clone()));
     }
     if !spec.hooks.create_container.is_empty() {
-        steps.push(Step::Hooks(HookMoment::CreateContainer, spec.hooks.create_container.clone()));
+        steps.push(Step::Hooks(
+            HookMoment::CreateContainer,
+            spec.hooks.create_container.clone(),
+        ));
     }
     // The host's /dev/null, which masks files, is within reach only before the root changes.
     path_steps(spec, steps)?;
-    steps.push(Step::Pivot { no_pivot: options.no_pivot });
+    steps.push(Step::Pivot {
+        no_pivot: options.no_pivot,
+    });
     if process.terminal {
         steps.push(Step::Terminal);
     }
@@ -303,7 +325,10 @@ fn identity_steps(spec: &Spec, steps: &mut Vec<Step>) {
     steps.extend(given(&spec.hostname).map(Step::Hostname));
     steps.extend(given(&spec.domainname).map(Step::Domainname));
     for (key, value) in &spec.linux.sysctl {
-        steps.push(Step::Sysctl { key: key.clone(), value: value.clone() });
+        steps.push(Step::Sysctl {
+            key: key.clone(),
+            value: value.clone(),
+        });
     }
 }
 
@@ -338,24 +363,51 @@ fn device_steps(spec: &Spec, steps: &mut Vec<Step>) -> Result<()> {
     for device in &spec.linux.devices {
         let path = clean(&device.path);
         if !path.is_absolute() || path == Path::new("/") {
-            return Err(Error::invalid(format!("linux.devices: {path:?} is not an absolute path to a file")));
+            return Err(Error::invalid(format!(
+                "linux.devices: {path:?} is not an absolute path to a file"
+            )));
         }
         if !matches!(device.kind.as_str(), "c" | "u" | "b" | "p") {
-            return Err(Error::invalid(format!("linux.devices: {path:?} has the unknown type {:?}", device.kind)));
+            return Err(Error::invalid(format!(
+                "linux.devices: {path:?} has the unknown type {:?}",
+                device.kind
+            )));
         }
         // The kernel makes /dev/ptmx ours; a node for it would lead to the host's terminals.
         if path != Path::new("/dev/ptmx") {
-            steps.push(Step::Device(Device { path, ..device.clone() }));
+            steps.push(Step::Device(Device {
+                path,
+                ..device.clone()
+            }));
         }
     }
     for (path, major, minor) in DEFAULT {
-        if !spec.linux.devices.iter().any(|device| clean(&device.path) == Path::new(path)) {
-            let device = Device { kind: "c".into(), path: path.into(), major, minor, ..Device::default() };
-            steps.push(Step::Device(Device { file_mode: Some(0o666), uid: Some(0), gid: Some(0), ..device }));
+        if !spec
+            .linux
+            .devices
+            .iter()
+            .any(|device| clean(&device.path) == Path::new(path))
+        {
+            let device = Device {
+                kind: "c".into(),
+                path: path.into(),
+                major,
+                minor,
+                ..Device::default()
+            };
+            steps.push(Step::Device(Device {
+                file_mode: Some(0o666),
+                uid: Some(0),
+                gid: Some(0),
+                ..device
+            }));
         }
     }
     for (path, target) in LINKS {
-        steps.push(Step::Link { path: path.into(), target: target.into() });
+        steps.push(Step::Link {
+            path: path.into(),
+            target: target.into(),
+        });
     }
     Ok(())
 }
@@ -367,13 +419,23 @@ fn namespaces(spec: &Spec) -> Result<Namespaces> {
     for namespace in &spec.linux.namespaces {
         let flag = namespace_flag(&namespace.kind)?;
         if create.contains(flag) || join.iter().any(|(joined, _)| *joined == flag) {
-            return Err(Error::invalid(format!("linux.namespaces names {} twice", namespace.kind)));
+            return Err(Error::invalid(format!(
+                "linux.namespaces names {} twice",
+                namespace.kind
+            )));
         }
-        match namespace.path.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+        match namespace
+            .path
+            .as_ref()
+            .filter(|path| !path.as_os_str().is_empty())
+        {
             None => create |= flag,
             Some(path) if path.is_absolute() => join.push((flag, path.clone())),
             Some(path) => {
-                return Err(Error::invalid(format!("linux.namespaces: {} is not an absolute path", path.display())));
+                return Err(Error::invalid(format!(
+                    "linux.namespaces: {} is not an absolute path",
+                    path.display()
+                )));
             }
         }
     }
@@ -383,7 +445,12 @@ fn namespaces(spec: &Spec) -> Result<Namespaces> {
         join,
         uid_mappings: spec.linux.uid_mappings.clone(),
         gid_mappings: spec.linux.gid_mappings.clone(),
-        time_offsets: spec.linux.time_offsets.iter().map(|(clock, offset)| (clock.clone(), *offset)).collect(),
+        time_offsets: spec
+            .linux
+            .time_offsets
+            .iter()
+            .map(|(clock, offset)| (clock.clone(), *offset))
+            .collect(),
     })
 }
 
@@ -398,7 +465,11 @@ pub fn namespace_flag(kind: &str) -> Result<CloneFlags> {
         "user" => CloneFlags::CLONE_NEWUSER,
         "cgroup" => CloneFlags::CLONE_NEWCGROUP,
         "time" => CloneFlags::from_bits_retain(libc::CLONE_NEWTIME),
-        other => return Err(Error::invalid(format!("linux.namespaces: {other:?} is not a kind of namespace"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "linux.namespaces: {other:?} is not a kind of namespace"
+            )));
+        }
     })
 }
 
@@ -408,7 +479,9 @@ fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
     let has = |flag| namespaces.has(flag);
     let complain = |text: &str| Err(Error::invalid(text));
     if !namespaces.create.contains(CloneFlags::CLONE_NEWNS) {
-        return complain("linux.namespaces: a container needs a new mount namespace, add {\"type\": \"mount\"}");
+        return complain(
+            "linux.namespaces: a container needs a new mount namespace, add {\"type\": \"mount\"}",
+        );
     }
     let named = |name: &Option<String>| name.as_ref().is_some_and(|name| !name.is_empty());
     if (named(&spec.hostname) || named(&spec.domainname)) && !has(CloneFlags::CLONE_NEWUTS) {
@@ -418,7 +491,7 @@ fn check(spec: &Spec, namespaces: &Namespaces) -> Result<()> {
         if linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty() {
             return complain("a new user namespace needs linux.uidMappings and linux.gidMappings");
         }
-    } else if !has(CloneFlags::CLONE_NEWUSER) && !(linux.uid_mappings.is_empty() && linux.gid_mappings.is_empty()) {
+    } else if !has(CloneFlags::CLONE_NEWUSER) && linux.uid_mappings.len() + linux.gid_mappings.len() > 0 {
         return complain("linux.uidMappings and linux.gidMappings need a user namespace in linux.namespaces");
     }
     let time = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
@@ -456,19 +529,27 @@ fn check_sysctl(key: &str, spec: &Spec, namespaces: &Namespaces) -> Result<()> {
         CloneFlags::CLONE_NEWNET
     } else if matches!(dotted.as_str(), "kernel.domainname" | "kernel.hostname") {
         if dotted == "kernel.hostname" && spec.hostname.is_some() {
-            return Err(Error::invalid(format!("linux.sysctl: {key} contradicts hostname")));
+            return Err(Error::invalid(format!(
+                "linux.sysctl: {key} contradicts hostname"
+            )));
         }
         CloneFlags::CLONE_NEWUTS
     } else if dotted.starts_with("user.") {
         CloneFlags::CLONE_NEWUSER
     } else {
-        return Err(Error::invalid(format!("linux.sysctl: {key} belongs to the host, not to a namespace")));
+        return Err(Error::invalid(format!(
+            "linux.sysctl: {key} belongs to the host, not to a namespace"
+        )));
     };
     if key.split(['.', '/']).any(|part| part.is_empty() || part == "..") {
-        return Err(Error::invalid(format!("linux.sysctl: {key:?} is not the name of a kernel parameter")));
+        return Err(Error::invalid(format!(
+            "linux.sysctl: {key:?} is not the name of a kernel parameter"
+        )));
     }
     if !namespaces.has(needed) {
-        return Err(Error::invalid(format!("linux.sysctl: {key} needs a namespace of its own in linux.namespaces")));
+        return Err(Error::invalid(format!(
+            "linux.sysctl: {key} needs a namespace of its own in linux.namespaces"
+        )));
     }
     Ok(())
 }
@@ -478,7 +559,10 @@ fn absolute(path: &str, field: &str) -> Result<PathBuf> {
     if path.is_absolute() {
         return Ok(path);
     }
-    Err(Error::invalid(format!("{field}: {} is not an absolute path", path.display())))
+    Err(Error::invalid(format!(
+        "{field}: {} is not an absolute path",
+        path.display()
+    )))
 }
 
 /// The path without `.`, `..` and repeated slashes, by its text alone; `..` at the root stays at the root.

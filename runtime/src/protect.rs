@@ -36,7 +36,9 @@ pub fn ensure() -> Result<()> {
     let program = match read_only_mount() {
         Ok(program) => program,
         Err(error) => {
-            tracing::debug!("protecting the runtime by a copy, since there is no read-only mount of it: {error}");
+            tracing::debug!(
+                "protecting the runtime by a copy, since there is no read-only mount of it: {error}"
+            );
             sealed_copy(own)?
         }
     };
@@ -44,7 +46,10 @@ pub fn ensure() -> Result<()> {
 }
 
 fn is_protected(own: &File) -> Result<bool> {
-    let read_only = fstatvfs(own).context(|| "look at the runtime's own program")?.flags().contains(FsFlags::ST_RDONLY);
+    let read_only = fstatvfs(own)
+        .context(|| "look at the runtime's own program")?
+        .flags()
+        .contains(FsFlags::ST_RDONLY);
     // Only files in memory have seals.
     let sealed = fcntl(own, FcntlArg::F_GET_SEALS).is_ok_and(|seals| seals & SEALS.bits() == SEALS.bits());
     Ok(read_only || sealed)
@@ -52,7 +57,10 @@ fn is_protected(own: &File) -> Result<bool> {
 
 fn read_only_mount() -> Result<OwnedFd> {
     let tree = sys::open_tree(nix::fcntl::AT_FDCWD, Path::new("/proc/self/exe"), false)?;
-    let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+    let attr = MountAttr {
+        set: libc::MOUNT_ATTR_RDONLY,
+        ..MountAttr::default()
+    };
     sys::set_attr(tree.as_fd(), attr, false)?;
     Ok(tree)
 }
@@ -71,7 +79,8 @@ fn sealed_copy(mut own: File) -> Result<OwnedFd> {
 }
 
 fn restart(program: OwnedFd) -> Result<()> {
-    let c_string = |text: std::ffi::OsString| CString::new(text.as_bytes()).map_err(|_| Error::invalid("zero byte"));
+    let c_string =
+        |text: std::ffi::OsString| CString::new(text.as_bytes()).map_err(|_| Error::invalid("zero byte"));
     let args = std::env::args_os().map(c_string).collect::<Result<Vec<_>>>()?;
     let env = std::env::vars_os().map(|(name, value)| {
         let mut entry = name;

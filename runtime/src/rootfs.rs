@@ -25,8 +25,8 @@ use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
-use crate::error::{Context, Error, Result};
 use crate::cgroup::Tree;
+use crate::error::{Context, Error, Result};
 use crate::plan::Namespaces;
 use crate::plan::mount::Propagation;
 use crate::sys::mount as sys;
@@ -58,10 +58,16 @@ impl Host {
         let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let proc = open("/proc", directory, Mode::empty()).context(|| "open /proc")?;
         if fstatfs(&proc).context(|| "look at /proc")?.filesystem_type() != PROC_SUPER_MAGIC {
-            return Err(Error::invalid("/proc of the host is not a proc file system: mount it"));
+            return Err(Error::invalid(
+                "/proc of the host is not a proc file system: mount it",
+            ));
         }
-        let null = open("/dev/null", OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-            .context(|| "open /dev/null")?;
+        let null = open(
+            "/dev/null",
+            OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .context(|| "open /dev/null")?;
         let stat = fstat(&null).context(|| "look at /dev/null")?;
         if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFCHR
             || stat.st_rdev != nix::sys::stat::makedev(1, 3)
@@ -69,14 +75,21 @@ impl Host {
             return Err(Error::invalid("/dev/null of the host is not the null device"));
         }
         let root = open("/", directory, Mode::empty()).context(|| "open /")?;
-        Ok(Self { proc, null, root, bundle: bundle.to_owned(), namespaces: namespaces.clone(), cgroup_views })
+        Ok(Self {
+            proc,
+            null,
+            root,
+            bundle: bundle.to_owned(),
+            namespaces: namespaces.clone(),
+            cgroup_views,
+        })
     }
 
     /// Writes to a file below `/proc`, without following links or mounts on the way.
     pub fn write_proc(&self, path: &str, value: &str) -> Result<()> {
-        let how = OpenHow::new()
-            .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let how = OpenHow::new().flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC).resolve(
+            ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        );
         let file = openat2(&self.proc, path, how).context(|| format!("open /proc/{path}"))?;
         nix::unistd::write(&file, value.as_bytes()).context(|| format!("write {value:?} to /proc/{path}"))?;
         Ok(())
@@ -86,7 +99,8 @@ impl Host {
     fn fd_path(&self, fd: BorrowedFd<'_>) -> Result<PathBuf> {
         use std::os::fd::AsRawFd;
         let link = format!("self/fd/{}", fd.as_raw_fd());
-        let target = nix::fcntl::readlinkat(&self.proc, link.as_str()).context(|| format!("read /proc/{link}"))?;
+        let target =
+            nix::fcntl::readlinkat(&self.proc, link.as_str()).context(|| format!("read /proc/{link}"))?;
         Ok(target.into())
     }
 }
@@ -106,10 +120,14 @@ impl Rootfs {
         }
         let root = sys::open_tree(target.as_fd(), Path::new(""), true)
             .context(|| format!("copy the mount of {}", path.display()))?;
-        sys::attach(root.as_fd(), target.as_fd()).context(|| format!("mount {} on itself", path.display()))?;
+        sys::attach(root.as_fd(), target.as_fd())
+            .context(|| format!("mount {} on itself", path.display()))?;
         // What is mounted below must not travel back to where it was copied from.
         if propagation.mode == libc::MS_SHARED {
-            let private = Propagation { mode: libc::MS_PRIVATE, recursive: true };
+            let private = Propagation {
+                mode: libc::MS_PRIVATE,
+                recursive: true,
+            };
             sys::set_attr(root.as_fd(), private.attr(), true).context(|| "make the root private")?;
         }
         Ok(Self { root, host })
@@ -118,7 +136,10 @@ impl Rootfs {
     /// The root of a container that this process has entered.
     pub fn adopt(host: Host) -> Result<Self> {
         let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Ok(Self { root: open("/", directory, Mode::empty()).context(|| "open /")?, host })
+        Ok(Self {
+            root: open("/", directory, Mode::empty()).context(|| "open /")?,
+            host,
+        })
     }
 
     /// What is needed of the host.
@@ -169,10 +190,21 @@ impl Rootfs {
 
 /// pivot_root refuses a new root whose parent mount is shared.
 fn make_parent_private(path: &Path) -> Result<()> {
-    let parent = mount_points()?.into_iter().map(|(point, _)| point).filter(|point| path.starts_with(point));
-    let parent = parent.max_by_key(|point| point.as_os_str().len()).unwrap_or_else(|| "/".into());
-    nix::mount::mount(None::<&str>, &parent, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
-        .context(|| format!("make the mount {} private", parent.display()))
+    let parent = mount_points()?
+        .into_iter()
+        .map(|(point, _)| point)
+        .filter(|point| path.starts_with(point));
+    let parent = parent
+        .max_by_key(|point| point.as_os_str().len())
+        .unwrap_or_else(|| "/".into());
+    nix::mount::mount(
+        None::<&str>,
+        &parent,
+        None::<&str>,
+        MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .context(|| format!("make the mount {} private", parent.display()))
 }
 
 /// All mounts of this namespace: where, and of what type.

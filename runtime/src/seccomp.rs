@@ -58,14 +58,18 @@ pub fn compile(seccomp: &Seccomp, warnings: &mut Vec<String>) -> Result<Option<F
             program.len()
         )));
     }
-    Ok(Some(Filter { program, flags: flags(seccomp)?, listener: listener(seccomp, &policy)? }))
+    Ok(Some(Filter {
+        program,
+        flags: flags(seccomp)?,
+        listener: listener(seccomp, &policy)?,
+    }))
 }
 
 /// Puts the filter in force for this process and what it becomes. Returns the descriptor for the listener.
 pub fn load(filter: &Filter) -> Result<Option<std::os::fd::OwnedFd>> {
     let mut flags = filter.flags;
     if filter.listener.is_some() {
-        flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u64;
+        flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
     }
     sys::load(&filter.program, flags).context(|| "load the filter")
 }
@@ -80,9 +84,14 @@ fn listener(seccomp: &Seccomp, policy: &profile::Policy) -> Result<Option<Listen
         return Ok(None);
     }
     let Some(path) = seccomp.listener_path.clone() else {
-        return Err(Error::invalid("linux.seccomp: SCMP_ACT_NOTIFY needs a listenerPath"));
+        return Err(Error::invalid(
+            "linux.seccomp: SCMP_ACT_NOTIFY needs a listenerPath",
+        ));
     };
-    Ok(Some(Listener { path, metadata: seccomp.listener_metadata.clone().unwrap_or_default() }))
+    Ok(Some(Listener {
+        path,
+        metadata: seccomp.listener_metadata.clone().unwrap_or_default(),
+    }))
 }
 
 fn flags(seccomp: &Seccomp) -> Result<u64> {
@@ -91,15 +100,19 @@ fn flags(seccomp: &Seccomp) -> Result<u64> {
         flags |= match flag.as_str() {
             // The process has one thread, so that there is nothing to synchronise.
             "SECCOMP_FILTER_FLAG_TSYNC" => 0,
-            "SECCOMP_FILTER_FLAG_LOG" => libc::SECCOMP_FILTER_FLAG_LOG as u64,
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u64,
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV as u64,
-            other => return Err(Error::invalid(format!("linux.seccomp.flags: {other:?} is not a flag"))),
+            "SECCOMP_FILTER_FLAG_LOG" => libc::SECCOMP_FILTER_FLAG_LOG,
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+            other => {
+                return Err(Error::invalid(format!(
+                    "linux.seccomp.flags: {other:?} is not a flag"
+                )));
+            }
         };
     }
     // The kernel refuses this one without a listener.
     if seccomp.listener_path.is_none() {
-        flags &= !(libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV as u64);
+        flags &= !libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
     }
     Ok(flags)
 }

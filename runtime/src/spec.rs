@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use linux::{
-    Device, IdMapping, Linux, MemoryPolicy, Namespace, Personality, Seccomp, SyscallArg, SyscallRule, TimeOffset,
+    Device, IdMapping, Linux, MemoryPolicy, Namespace, Personality, Seccomp, SyscallArg, SyscallRule,
+    TimeOffset,
 };
 pub use resources::{
     BlockIo, Cpu, DeviceRule, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma, Resources,
@@ -51,13 +52,21 @@ pub struct Spec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domainname: Option<String>,
     /// What is mounted, in this order.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub mounts: Vec<Mount>,
     /// Programs to call on the way.
     #[serde(default, deserialize_with = "null_as_empty")]
     pub hooks: Hooks,
     /// Free text for others.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub annotations: BTreeMap<String, String>,
     /// Everything that is particular to Linux.
     #[serde(default, deserialize_with = "null_as_empty")]
@@ -75,7 +84,9 @@ impl Spec {
 
     /// The process, which every command but `create` of an empty container needs.
     pub fn process(&self) -> Result<&Process> {
-        self.process.as_ref().ok_or_else(|| Error::invalid("the configuration has no process"))
+        self.process
+            .as_ref()
+            .ok_or_else(|| Error::invalid("the configuration has no process"))
     }
 }
 
@@ -102,13 +113,25 @@ pub struct Mount {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<PathBuf>,
     /// Options as for mount(8), and the runtime's own.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub options: Vec<String>,
     /// Mapping of owners, for `idmap`.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub uid_mappings: Vec<IdMapping>,
     /// Mapping of groups, for `idmap`.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub gid_mappings: Vec<IdMapping>,
 }
 
@@ -129,7 +152,11 @@ pub struct Process {
     #[serde(default, deserialize_with = "null_as_empty")]
     pub args: Vec<String>,
     /// The environment, as NAME=value.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub env: Vec<String>,
     /// The working directory.
     #[serde(default)]
@@ -138,7 +165,11 @@ pub struct Process {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
     /// Resource limits.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub rlimits: Vec<Rlimit>,
     /// Whether exec may not give new rights.
     #[serde(default)]
@@ -183,7 +214,11 @@ pub struct User {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub umask: Option<u32>,
     /// Supplementary groups.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub additional_gids: Vec<u32>,
 }
 
@@ -259,22 +294,46 @@ pub struct IoPriority {
 #[serde(rename_all = "camelCase")]
 pub struct Hooks {
     /// Deprecated name of `create_runtime`, called before it.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub prestart: Vec<Hook>,
     /// In the runtime's namespaces, before pivot_root.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub create_runtime: Vec<Hook>,
     /// In the container's namespaces, before pivot_root.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub create_container: Vec<Hook>,
     /// In the container, before the command.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub start_container: Vec<Hook>,
     /// In the runtime's namespaces, after the command was started.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub poststart: Vec<Hook>,
     /// In the runtime's namespaces, after the container was deleted.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub poststop: Vec<Hook>,
 }
 
@@ -284,10 +343,18 @@ pub struct Hook {
     /// The program: an absolute path.
     pub path: PathBuf,
     /// All arguments, the name of the program first.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub args: Vec<String>,
     /// The environment, as NAME=value.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub env: Vec<String>,
     /// After so many seconds it is ended.
     #[serde(default, rename = "timeout", skip_serializing_if = "Option::is_none")]
@@ -326,11 +393,23 @@ mod tests {
         let text = serde_json::to_string(&reference).unwrap();
         let spec: Spec = serde_json::from_str(&text).unwrap();
         assert_eq!(spec.mounts.len(), reference.mounts().as_ref().unwrap().len());
-        assert_eq!(spec.linux.masked_paths, *reference.linux().as_ref().unwrap().masked_paths().as_ref().unwrap());
+        assert_eq!(
+            spec.linux.masked_paths,
+            *reference
+                .linux()
+                .as_ref()
+                .unwrap()
+                .masked_paths()
+                .as_ref()
+                .unwrap()
+        );
         // And what we write is read back as the same by the reference types.
         let ours = serde_json::to_string(&spec).unwrap();
         let again: oci_spec::runtime::Spec = serde_json::from_str(&ours).unwrap();
-        assert_eq!(again.process().as_ref().unwrap().args(), reference.process().as_ref().unwrap().args());
+        assert_eq!(
+            again.process().as_ref().unwrap().args(),
+            reference.process().as_ref().unwrap().args()
+        );
     }
 
     #[test]

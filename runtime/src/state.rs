@@ -40,7 +40,9 @@ impl FromStr for ContainerId {
     fn from_str(text: &str) -> Result<Self> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
         if text.is_empty() || text.len() > 1024 || matches!(text, "." | "..") || !text.chars().all(allowed) {
-            return Err(Error::invalid(format!("{text:?} is not a container id: use letters, digits and _+-.")));
+            return Err(Error::invalid(format!(
+                "{text:?} is not a container id: use letters, digits and _+-."
+            )));
         }
         Ok(Self(text.to_owned()))
     }
@@ -123,7 +125,9 @@ impl Store {
                 _ => "/run/shale-runtime".into(),
             }
         };
-        Self { root: root.unwrap_or_else(usual) }
+        Self {
+            root: root.unwrap_or_else(usual),
+        }
     }
 
     /// Takes the name for a new container.
@@ -135,9 +139,9 @@ impl Store {
             .context(|| format!("make the directory {}", self.root.display()))?;
         let directory = self.root.join(&id.0);
         match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                Err(Error::invalid(format!("container with given ID already exists: {id}")))
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Error::invalid(format!(
+                "container with given ID already exists: {id}"
+            ))),
             result => {
                 result.context(|| format!("make the directory {}", directory.display()))?;
                 Ok(Reserved { directory })
@@ -167,7 +171,9 @@ impl Store {
         };
         let mut containers = Vec::new();
         for entry in entries {
-            let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             match self.load(&id) {
                 Ok(container) => containers.push(container),
                 Err(error) => tracing::warn!("{error}"),
@@ -185,7 +191,9 @@ impl Store {
         }
         match std::fs::remove_dir_all(&directory) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            result => result.context(|| format!("remove {}", directory.display())).map(|()| true),
+            result => result
+                .context(|| format!("remove {}", directory.display()))
+                .map(|()| true),
         }
     }
 }
@@ -207,7 +215,10 @@ impl Reserved {
     pub fn save(&self, state: &State) -> Result<Container> {
         let path = self.directory.join(STATE_FILE);
         write_whole(&path, &serde_json::to_vec(state)?)?;
-        Ok(Container { directory: self.directory.clone(), state: state.clone() })
+        Ok(Container {
+            directory: self.directory.clone(),
+            state: state.clone(),
+        })
     }
 
     /// Gives the name back.
@@ -259,7 +270,10 @@ impl Container {
 
     /// Remembers changed limits.
     pub fn save(&self) -> Result<()> {
-        write_whole(&self.directory.join(STATE_FILE), &serde_json::to_vec(&self.state)?)
+        write_whole(
+            &self.directory.join(STATE_FILE),
+            &serde_json::to_vec(&self.state)?,
+        )
     }
 
     /// Forgets the container.
@@ -305,8 +319,13 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
     let describe = || format!("write {}", path.display());
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary).context(describe)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(&temporary)
+        .context(describe)?;
     file.write_all(content).context(describe)?;
     std::fs::rename(&temporary, path).context(describe)
 }
@@ -370,8 +389,20 @@ mod tests {
         let store = Store::new(Some(directory.path().join("root")));
         let id: ContainerId = "c".parse().unwrap();
         let reserved = store.reserve(&id).unwrap();
-        assert!(store.reserve(&id).unwrap_err().to_string().contains("already exists"));
-        assert!(store.load(&id).unwrap_err().to_string().contains("does not exist"));
+        assert!(
+            store
+                .reserve(&id)
+                .unwrap_err()
+                .to_string()
+                .contains("already exists")
+        );
+        assert!(
+            store
+                .load(&id)
+                .unwrap_err()
+                .to_string()
+                .contains("does not exist")
+        );
         assert!(store.remove_unfinished(&id).unwrap());
         reserved.remove().unwrap();
         assert!(store.list().unwrap().is_empty());

@@ -25,9 +25,16 @@ fn run_passes_output_and_status_on_and_leaves_nothing() {
         assert_eq!(output.status.code(), Some(7), "{runtime}: {}", describe(&output));
         assert_eq!(output.stdout, b"out\n");
         assert_eq!(output.stderr, b"err\n");
-        assert!(!bundle.call(&["state", &bundle.id()]).status.success(), "{runtime}: the container is still known");
+        assert!(
+            !bundle.call(&["state", &bundle.id()]).status.success(),
+            "{runtime}: the container is still known"
+        );
         assert_no_mounts_below(bundle.path());
-        assert!(!std::path::Path::new("/sys/fs/cgroup/pids").join(bundle.id()).exists());
+        assert!(
+            !std::path::Path::new("/sys/fs/cgroup/pids")
+                .join(bundle.id())
+                .exists()
+        );
     });
 }
 
@@ -49,19 +56,37 @@ fn life_cycle() {
         bundle.ok(&["create", "--pid-file", "pid", id]);
         assert_eq!(bundle.status(), "created");
         let state: Value = serde_json::from_str(&bundle.ok(&["state", id])).unwrap();
-        assert_eq!(state["pid"].to_string(), std::fs::read_to_string(bundle.path().join("pid")).unwrap());
+        assert_eq!(
+            state["pid"].to_string(),
+            std::fs::read_to_string(bundle.path().join("pid")).unwrap()
+        );
         assert_eq!(state["bundle"], bundle.path().to_str().unwrap());
-        assert!(!bundle.call(&["create", id]).status.success(), "{runtime}: the name is taken");
+        assert!(
+            !bundle.call(&["create", id]).status.success(),
+            "{runtime}: the name is taken"
+        );
         bundle.ok(&["start", id]);
         assert_eq!(bundle.status(), "running");
-        assert!(!bundle.call(&["start", id]).status.success(), "{runtime}: started twice");
-        assert!(!bundle.call(&["delete", id]).status.success(), "{runtime}: deleted while it runs");
+        assert!(
+            !bundle.call(&["start", id]).status.success(),
+            "{runtime}: started twice"
+        );
+        assert!(
+            !bundle.call(&["delete", id]).status.success(),
+            "{runtime}: deleted while it runs"
+        );
         assert!(bundle.ok(&["list"]).contains(id.as_str()));
         bundle.ok(&["kill", id, "KILL"]);
         bundle.wait_for("stopped");
-        assert!(!bundle.call(&["kill", id, "KILL"]).status.success(), "{runtime}: killed twice");
+        assert!(
+            !bundle.call(&["kill", id, "KILL"]).status.success(),
+            "{runtime}: killed twice"
+        );
         bundle.ok(&["delete", id]);
-        assert!(!bundle.call(&["delete", id]).status.success(), "{runtime}: deleted twice");
+        assert!(
+            !bundle.call(&["delete", id]).status.success(),
+            "{runtime}: deleted twice"
+        );
         bundle.ok(&["delete", "--force", id]);
     });
 }
@@ -85,11 +110,21 @@ fn a_command_that_is_missing_is_named() {
         let bundle = Bundle::new(runtime, &["no-such-command"]);
         let output = bundle.run();
         let errors = String::from_utf8_lossy(&output.stderr).replace('\\', "");
-        assert!(errors.contains(r#"exec: "no-such-command": executable file not found in $PATH"#), "{runtime}: {errors}");
-        assert!(!bundle.call(&["create", &bundle.id()]).status.success(), "{runtime}: create knows it already");
+        assert!(
+            errors.contains(r#"exec: "no-such-command": executable file not found in $PATH"#),
+            "{runtime}: {errors}"
+        );
+        assert!(
+            !bundle.call(&["create", &bundle.id()]).status.success(),
+            "{runtime}: create knows it already"
+        );
         let bundle = Bundle::new(runtime, &["/etc/passwd"]);
         let output = bundle.run();
-        assert!(String::from_utf8_lossy(&output.stderr).contains("permission denied"), "{runtime}: {}", describe(&output));
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("permission denied"),
+            "{runtime}: {}",
+            describe(&output)
+        );
     });
 }
 
@@ -98,8 +133,17 @@ fn our_statuses_are_those_of_shells() {
     if !ready() {
         return;
     }
-    for (command, status) in [("no-such-command", 127), ("/no/such", 127), ("/etc/passwd", 126), ("/etc", 126)] {
-        assert_eq!(Bundle::new(OURS, &[command]).run().status.code(), Some(status), "{command}");
+    for (command, status) in [
+        ("no-such-command", 127),
+        ("/no/such", 127),
+        ("/etc/passwd", 126),
+        ("/etc", 126),
+    ] {
+        assert_eq!(
+            Bundle::new(OURS, &[command]).run().status.code(),
+            Some(status),
+            "{command}"
+        );
     }
 }
 
@@ -111,15 +155,25 @@ fn errors_go_to_the_json_log() {
         let log = std::fs::read_to_string(bundle.path().join("log")).unwrap();
         let last: Value = serde_json::from_str(log.lines().last().unwrap()).unwrap();
         assert_eq!(last["level"], "error");
-        assert!(last["msg"].as_str().unwrap().contains("executable file not found in $PATH"), "{log}");
+        assert!(
+            last["msg"]
+                .as_str()
+                .unwrap()
+                .contains("executable file not found in $PATH"),
+            "{log}"
+        );
     });
 }
 
 #[test]
 fn namespaces_and_identity() {
     each(|runtime| {
-        let mut bundle = Bundle::script(runtime, "hostname; echo $$; id -u; id -g; id -G; umask; pwd; echo $HOME; cat /proc/net/dev | grep -c :");
-        bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1001, "additionalGids": [7, 8], "umask": 0o77});
+        let mut bundle = Bundle::script(
+            runtime,
+            "hostname; echo $$; id -u; id -g; id -G; umask; pwd; echo $HOME; cat /proc/net/dev | grep -c :",
+        );
+        bundle.config["process"]["user"] =
+            json!({"uid": 1000, "gid": 1001, "additionalGids": [7, 8], "umask": 0o77});
         bundle.config["process"]["cwd"] = json!("/made/on/the/way");
         std::fs::set_permissions(bundle.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let expected = "inside\n1\n1000\n1001\n1001 7 8\n0077\n/made/on/the/way\n/home/user\n1\n";
@@ -130,10 +184,14 @@ fn namespaces_and_identity() {
 #[test]
 fn rights_are_what_was_asked_for() {
     each(|runtime| {
-        let bundle = Bundle::script(runtime, "grep -E 'Cap|NoNewPrivs' /proc/self/status | tr -d '\\t\\n'");
+        let bundle = Bundle::script(
+            runtime,
+            "grep -E 'Cap|NoNewPrivs' /proc/self/status | tr -d '\\t\\n'",
+        );
         let kill = "0000000000000020";
         let none = "0000000000000000";
-        let expected = format!("CapInh:{none}CapPrm:{kill}CapEff:{kill}CapBnd:{kill}CapAmb:{none}NoNewPrivs:1");
+        let expected =
+            format!("CapInh:{none}CapPrm:{kill}CapEff:{kill}CapBnd:{kill}CapAmb:{none}NoNewPrivs:1");
         std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/grep")).unwrap();
         std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/tr")).unwrap();
         assert_eq!(bundle.run_ok(), expected, "{runtime}");
@@ -153,7 +211,9 @@ fn mounts_and_paths() {
         std::fs::write(bundle.path().join("source/file"), "shared\n").unwrap();
         let mounts = bundle.config["mounts"].as_array_mut().unwrap();
         let source = bundle.directory.path().join("source");
-        mounts.push(json!({"destination": "/data", "type": "bind", "source": source, "options": ["rbind", "ro"]}));
+        mounts.push(
+            json!({"destination": "/data", "type": "bind", "source": source, "options": ["rbind", "ro"]}),
+        );
         mounts.push(json!({"destination": "/fresh/", "type": "tmpfs", "source": "tmpfs", "options": ["size=1m", "noexec"]}));
         bundle.config["linux"]["maskedPaths"] = json!(["/proc/kcore", "/etc/dir", "/does/not/exist"]);
         bundle.config["linux"]["readonlyPaths"] = json!(["/etc/ro", "/does/not/exist"]);
@@ -165,7 +225,10 @@ fn mounts_and_paths() {
 #[test]
 fn a_read_only_root() {
     each(|runtime| {
-        let mut bundle = Bundle::script(runtime, "echo x > /etc/new || echo root; echo x > /dev/new || echo dev");
+        let mut bundle = Bundle::script(
+            runtime,
+            "echo x > /etc/new || echo root; echo x > /dev/new || echo dev",
+        );
         bundle.config["root"]["readonly"] = json!(true);
         bundle.config["mounts"][1]["options"] = json!(["ro", "mode=755"]);
         assert_eq!(bundle.run_ok(), "root\ndev\n", "{runtime}");
@@ -175,14 +238,26 @@ fn a_read_only_root() {
 #[test]
 fn tmpfs_is_filled_with_what_it_covers() {
     each(|runtime| {
-        let mut bundle = Bundle::script(runtime, "cat /etc/passwd | head -n 1; stat -c %a /etc/deep/file; echo x > /etc/new && echo written");
+        let mut bundle = Bundle::script(
+            runtime,
+            "cat /etc/passwd | head -n 1; stat -c %a /etc/deep/file; echo x > /etc/new && echo written",
+        );
         std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/head")).unwrap();
         std::fs::create_dir(bundle.rootfs().join("etc/deep")).unwrap();
         std::fs::write(bundle.rootfs().join("etc/deep/file"), "").unwrap();
-        std::fs::set_permissions(bundle.rootfs().join("etc/deep/file"), std::fs::Permissions::from_mode(0o641)).unwrap();
-        let mount = json!({"destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]});
+        std::fs::set_permissions(
+            bundle.rootfs().join("etc/deep/file"),
+            std::fs::Permissions::from_mode(0o641),
+        )
+        .unwrap();
+        let mount =
+            json!({"destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]});
         bundle.config["mounts"].as_array_mut().unwrap().push(mount);
-        assert_eq!(bundle.run_ok(), "root:x:0:0::/root:/bin/sh\n641\nwritten\n", "{runtime}");
+        assert_eq!(
+            bundle.run_ok(),
+            "root:x:0:0::/root:/bin/sh\n641\nwritten\n",
+            "{runtime}"
+        );
         assert!(!bundle.rootfs().join("etc/new").exists());
     });
 }
@@ -197,7 +272,11 @@ fn the_filter_of_system_calls_is_in_force() {
                 "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]});
             let output = bundle.run();
             assert_eq!(output.stdout, b"1\n", "{runtime}: {}", describe(&output));
-            assert!(String::from_utf8_lossy(&output.stderr).contains("No space left"), "{runtime}: {}", describe(&output));
+            assert!(
+                String::from_utf8_lossy(&output.stderr).contains("No space left"),
+                "{runtime}: {}",
+                describe(&output)
+            );
         }
     });
 }
@@ -208,7 +287,10 @@ fn hooks_are_called_in_order_with_the_state() {
         let mut bundle = Bundle::script(runtime, "echo command >> /work/order");
         let log = bundle.rootfs().join("work/order");
         let hook = |name: &str, log: &std::path::Path| {
-            let script = format!("read line; echo {name} >> {}; case $line in *'\"id\":\"shaletest-'*) ;; *) exit 9;; esac", log.display());
+            let script = format!(
+                "read line; echo {name} >> {}; case $line in *'\"id\":\"shaletest-'*) ;; *) exit 9;; esac",
+                log.display()
+            );
             json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
         };
         bundle.config["hooks"] = json!({
@@ -218,7 +300,10 @@ fn hooks_are_called_in_order_with_the_state() {
         });
         bundle.run_ok();
         let order = std::fs::read_to_string(log).unwrap();
-        assert_eq!(order, "prestart\ncreateRuntime\ncreateContainer\nstartContainer\ncommand\npoststop\n", "{runtime}");
+        assert_eq!(
+            order, "prestart\ncreateRuntime\ncreateContainer\nstartContainer\ncommand\npoststop\n",
+            "{runtime}"
+        );
         assert!(bundle.path().join("poststart").exists(), "{runtime}");
     });
 }
@@ -227,10 +312,15 @@ fn hooks_are_called_in_order_with_the_state() {
 fn a_failing_hook_ends_the_creation_and_leaves_nothing() {
     each(|runtime| {
         let mut bundle = Bundle::new(runtime, &["true"]);
-        bundle.config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo because >&2; exit 3"]}]});
+        bundle.config["hooks"] =
+            json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "echo because >&2; exit 3"]}]});
         let output = bundle.run();
         assert!(!output.status.success());
-        assert!(String::from_utf8_lossy(&output.stderr).contains("because"), "{runtime}: {}", describe(&output));
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("because"),
+            "{runtime}: {}",
+            describe(&output)
+        );
         assert!(!bundle.call(&["state", &bundle.id()]).status.success());
         assert_no_mounts_below(bundle.path());
     });
@@ -239,10 +329,15 @@ fn a_failing_hook_ends_the_creation_and_leaves_nothing() {
 #[test]
 fn limits_are_applied_or_clamped() {
     each(|runtime| {
-        let mut bundle = Bundle::script(runtime, "ulimit -n; cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max");
+        let mut bundle = Bundle::script(
+            runtime,
+            "ulimit -n; cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max",
+        );
         bundle.config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 128}]);
         bundle.config["linux"]["resources"] = json!({"pids": {"limit": 33}});
-        bundle.config["mounts"].as_array_mut().unwrap().push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}));
+        bundle.config["mounts"].as_array_mut().unwrap().push(
+            json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}),
+        );
         assert_eq!(bundle.run_ok(), "64\n33\n", "{runtime}");
     });
 }
@@ -254,11 +349,31 @@ fn exec_runs_beside_the_command() {
         let id = &bundle.id();
         bundle.ok(&["run", "--detach", id]);
         let script = "hostname; echo $A; pwd; id -u; exit 5";
-        let output = bundle.call(&["exec", "--env", "A=b", "--cwd", "/work", "--user", "1000:1000", id, "sh", "-c", script]);
+        let output = bundle.call(&[
+            "exec",
+            "--env",
+            "A=b",
+            "--cwd",
+            "/work",
+            "--user",
+            "1000:1000",
+            id,
+            "sh",
+            "-c",
+            script,
+        ]);
         assert_eq!(output.status.code(), Some(5), "{runtime}: {}", describe(&output));
-        assert_eq!(output.stdout, b"inside\nb\n/work\n1000\n", "{runtime}: {}", describe(&output));
+        assert_eq!(
+            output.stdout,
+            b"inside\nb\n/work\n1000\n",
+            "{runtime}: {}",
+            describe(&output)
+        );
         let output = bundle.call(&["exec", id, "nope"]);
-        assert!(String::from_utf8_lossy(&output.stderr).contains("executable file not found in $PATH"), "{runtime}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("executable file not found in $PATH"),
+            "{runtime}"
+        );
         let pids: Vec<i32> = serde_json::from_str(&bundle.ok(&["ps", "--format", "json", id])).unwrap();
         assert_eq!(pids.len(), 1, "{runtime}");
     });
@@ -272,7 +387,10 @@ fn pause_resume_update_and_statistics() {
         bundle.ok(&["run", "--detach", id]);
         bundle.ok(&["pause", id]);
         assert_eq!(bundle.status(), "paused", "{runtime}");
-        assert!(!bundle.call(&["exec", id, "true"]).status.success(), "{runtime}: exec while paused");
+        assert!(
+            !bundle.call(&["exec", id, "true"]).status.success(),
+            "{runtime}: exec while paused"
+        );
         bundle.ok(&["resume", id]);
         assert_eq!(bundle.status(), "running", "{runtime}");
         bundle.ok(&["update", "--pids-limit", "44", id]);
@@ -285,9 +403,15 @@ fn pause_resume_update_and_statistics() {
 #[test]
 fn a_user_namespace_maps_its_users() {
     each(|runtime| {
-        let mut bundle = Bundle::script(runtime, "id -u; stat -c %u /etc/passwd; echo x > /work/new && test -c /dev/null && echo fine");
+        let mut bundle = Bundle::script(
+            runtime,
+            "id -u; stat -c %u /etc/passwd; echo x > /work/new && test -c /dev/null && echo fine",
+        );
         let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
-        bundle.config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        bundle.config["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"type": "user"}));
         bundle.config["linux"]["uidMappings"] = map.clone();
         bundle.config["linux"]["gidMappings"] = map;
         std::fs::set_permissions(bundle.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -301,13 +425,18 @@ fn a_user_namespace_maps_its_users() {
 #[test]
 fn the_console_socket_gets_the_terminal() {
     each(|runtime| {
-        let mut bundle = Bundle::script(runtime, "tty; test -t 0 && test -c /dev/console && echo terminal; read line; echo got $line");
+        let mut bundle = Bundle::script(
+            runtime,
+            "tty; test -t 0 && test -c /dev/console && echo terminal; read line; echo got $line",
+        );
         bundle.config["process"]["terminal"] = json!(true);
         let id = &bundle.id();
         let listener = std::os::unix::net::UnixListener::bind(bundle.path().join("console")).unwrap();
         bundle.ok(&["create", "--console-socket", "console", id]);
         let (stream, _) = listener.accept().unwrap();
-        let (_, master) = runtime::sys::socket::receive_packet(std::os::fd::AsRawFd::as_raw_fd(&stream), &mut [0; 100]).unwrap();
+        let (_, master) =
+            runtime::sys::socket::receive_packet(std::os::fd::AsRawFd::as_raw_fd(&stream), &mut [0; 100])
+                .unwrap();
         let mut master = std::fs::File::from(master.expect("a descriptor came along"));
         bundle.ok(&["start", id]);
         std::io::Write::write_all(&mut master, b"typed\n").unwrap();
@@ -333,8 +462,12 @@ fn spec_and_features_are_documents() {
         let other = tempfile::tempdir().unwrap();
         let path = other.path().to_str().unwrap();
         bundle.ok(&["spec", "--bundle", path]);
-        let spec: Value = serde_json::from_slice(&std::fs::read(other.path().join("config.json")).unwrap()).unwrap();
+        let spec: Value =
+            serde_json::from_slice(&std::fs::read(other.path().join("config.json")).unwrap()).unwrap();
         assert_eq!(spec["process"]["args"], json!(["sh"]), "{runtime}");
-        assert!(!bundle.call(&["spec", "--bundle", path]).status.success(), "{runtime}: overwritten");
+        assert!(
+            !bundle.call(&["spec", "--bundle", path]).status.success(),
+            "{runtime}: overwritten"
+        );
     });
 }

@@ -42,19 +42,39 @@ struct Rule {
 /// The rules in order, or none at all: an engine that gives no rules wants no limits.
 fn rules(given: &[DeviceRule]) -> Result<Vec<Rule>> {
     let parse = |rule: &DeviceRule| {
-        let kind = rule.kind.as_deref().filter(|kind| !kind.is_empty()).unwrap_or("a");
-        let access = rule.access.clone().filter(|access| !access.is_empty()).unwrap_or_else(|| "rwm".into());
+        let kind = rule
+            .kind
+            .as_deref()
+            .filter(|kind| !kind.is_empty())
+            .unwrap_or("a");
+        let access = rule
+            .access
+            .clone()
+            .filter(|access| !access.is_empty())
+            .unwrap_or_else(|| "rwm".into());
         if !matches!(kind, "a" | "b" | "c") || !access.chars().all(|letter| "rwm".contains(letter)) {
-            return Err(Error::invalid(format!("linux.resources.devices: {kind:?} {access:?} is not a rule")));
+            return Err(Error::invalid(format!(
+                "linux.resources.devices: {kind:?} {access:?} is not a rule"
+            )));
         }
         let number = |number: Option<i64>| number.filter(|number| *number >= 0);
         let kind = kind.chars().next().unwrap_or('a');
-        Ok(Rule { allow: rule.allow, kind, major: number(rule.major), minor: number(rule.minor), access })
+        Ok(Rule {
+            allow: rule.allow,
+            kind,
+            major: number(rule.major),
+            minor: number(rule.minor),
+            access,
+        })
     };
     let mut rules: Vec<Rule> = given.iter().map(parse).collect::<Result<_>>()?;
     if !rules.is_empty() {
-        let always = |(kind, major, minor, access): (char, Option<i64>, Option<i64>, &str)| {
-            Rule { allow: true, kind, major, minor, access: access.to_owned() }
+        let always = |(kind, major, minor, access): (char, Option<i64>, Option<i64>, &str)| Rule {
+            allow: true,
+            kind,
+            major,
+            minor,
+            access: access.to_owned(),
         };
         rules.extend(ALWAYS.into_iter().map(always));
     }
@@ -64,13 +84,33 @@ fn rules(given: &[DeviceRule]) -> Result<Vec<Rule>> {
 /// Writes the rules to the files of version 1.
 pub(super) fn limit_version_1(directory: &Path, given: &[DeviceRule]) -> Result<()> {
     for rule in rules(given)? {
-        let file = directory.join(if rule.allow { "devices.allow" } else { "devices.deny" });
+        let file = directory.join(if rule.allow {
+            "devices.allow"
+        } else {
+            "devices.deny"
+        });
         let number = |number: Option<i64>| number.map_or("*".to_owned(), |number| number.to_string());
         let text = match rule.kind {
             // The kernel reads "a" as everything, whatever follows.
-            'a' if rule.major.is_none() && rule.minor.is_none() && rule.access.len() == 3 => vec!["a".to_owned()],
-            'a' => ['b', 'c'].map(|kind| format!("{kind} {}:{} {}", number(rule.major), number(rule.minor), rule.access)).into(),
-            kind => vec![format!("{kind} {}:{} {}", number(rule.major), number(rule.minor), rule.access)],
+            'a' if rule.major.is_none() && rule.minor.is_none() && rule.access.len() == 3 => {
+                vec!["a".to_owned()]
+            }
+            'a' => ['b', 'c']
+                .map(|kind| {
+                    format!(
+                        "{kind} {}:{} {}",
+                        number(rule.major),
+                        number(rule.minor),
+                        rule.access
+                    )
+                })
+                .into(),
+            kind => vec![format!(
+                "{kind} {}:{} {}",
+                number(rule.major),
+                number(rule.minor),
+                rule.access
+            )],
         };
         text.iter().try_for_each(|line| write(&file, line))?;
     }
@@ -84,7 +124,8 @@ pub(super) fn limit_unified(directory: &Path, given: &[DeviceRule]) -> Result<()
         return Ok(());
     }
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory_fd = open(directory, flags, Mode::empty()).context(|| format!("open {}", directory.display()))?;
+    let directory_fd =
+        open(directory, flags, Mode::empty()).context(|| format!("open {}", directory.display()))?;
     attach_device_program(directory_fd.as_fd(), &compile(&rules))
         .context(|| format!("limit the devices of {}", directory.display()))
 }
@@ -111,7 +152,12 @@ fn compile(rules: &[Rule]) -> Vec<Instruction> {
     program
 }
 
-const EXIT: Instruction = Instruction { code: 0x95, registers: 0, offset: 0, immediate: 0 };
+const EXIT: Instruction = Instruction {
+    code: 0x95,
+    registers: 0,
+    offset: 0,
+    immediate: 0,
+};
 
 fn compile_rule(rule: &Rule) -> Vec<Instruction> {
     // Each test is a jump over the rest of the rule; its distance is filled in at the end.
@@ -131,11 +177,26 @@ fn compile_rule(rule: &Rule) -> Vec<Instruction> {
     });
     if access != 7 {
         // r1 = access & what the rule is about. To allow, all that is wanted must be in the rule; to deny, any.
-        code.push(Instruction { code: 0xbc, registers: 1 | (3 << 4), offset: 0, immediate: 0 });
+        code.push(Instruction {
+            code: 0xbc,
+            registers: 1 | (3 << 4),
+            offset: 0,
+            immediate: 0,
+        });
         code.push(alu64(0x54, 1, access));
         code.push(match rule.allow {
-            true => Instruction { code: 0x5d, registers: 1 | (3 << 4), offset: 0, immediate: 0 },
-            false => Instruction { code: 0x15, registers: 1, offset: 0, immediate: 0 },
+            true => Instruction {
+                code: 0x5d,
+                registers: 1 | (3 << 4),
+                offset: 0,
+                immediate: 0,
+            },
+            false => Instruction {
+                code: 0x15,
+                registers: 1,
+                offset: 0,
+                immediate: 0,
+            },
         });
     }
     code.extend(rule.major.map(|major| jump_unless_equal(4, major as i32)));
@@ -152,15 +213,30 @@ fn compile_rule(rule: &Rule) -> Vec<Instruction> {
 
 /// `rD = *(u32 *)(r1 + offset)`
 fn load_word(register: u8, offset: i16) -> Instruction {
-    Instruction { code: 0x61, registers: register | (1 << 4), offset, immediate: 0 }
+    Instruction {
+        code: 0x61,
+        registers: register | (1 << 4),
+        offset,
+        immediate: 0,
+    }
 }
 
 fn alu64(code: u8, register: u8, immediate: i32) -> Instruction {
-    Instruction { code, registers: register, offset: 0, immediate }
+    Instruction {
+        code,
+        registers: register,
+        offset: 0,
+        immediate,
+    }
 }
 
 fn jump_unless_equal(register: u8, immediate: i32) -> Instruction {
-    Instruction { code: 0x55, registers: register, offset: 0, immediate }
+    Instruction {
+        code: 0x55,
+        registers: register,
+        offset: 0,
+        immediate,
+    }
 }
 
 #[cfg(test)]
@@ -177,11 +253,26 @@ mod tests {
             let (to, from) = ((i.registers & 15) as usize, (i.registers >> 4) as usize);
             next += 1;
             let jumps = match i.code {
-                0x61 => { registers[to] = i64::from(context[(i.offset / 4) as usize]); false }
-                0x54 => { registers[to] &= i64::from(i.immediate); false }
-                0x74 => { registers[to] >>= i.immediate; false }
-                0xb7 => { registers[to] = i64::from(i.immediate); false }
-                0xbc => { registers[to] = registers[from]; false }
+                0x61 => {
+                    registers[to] = i64::from(context[(i.offset / 4) as usize]);
+                    false
+                }
+                0x54 => {
+                    registers[to] &= i64::from(i.immediate);
+                    false
+                }
+                0x74 => {
+                    registers[to] >>= i.immediate;
+                    false
+                }
+                0xb7 => {
+                    registers[to] = i64::from(i.immediate);
+                    false
+                }
+                0xbc => {
+                    registers[to] = registers[from];
+                    false
+                }
                 0x55 => registers[to] != i64::from(i.immediate),
                 0x15 => registers[to] == i64::from(i.immediate),
                 0x5d => registers[to] != registers[from],
@@ -195,7 +286,13 @@ mod tests {
     }
 
     fn rule(allow: bool, kind: &str, major: Option<i64>, minor: Option<i64>, access: &str) -> DeviceRule {
-        DeviceRule { allow, kind: Some(kind.into()), major, minor, access: Some(access.into()) }
+        DeviceRule {
+            allow,
+            kind: Some(kind.into()),
+            major,
+            minor,
+            access: Some(access.into()),
+        }
     }
 
     #[test]
@@ -215,7 +312,10 @@ mod tests {
         assert!(allowed(char, mknod, 10, 201), "making a node is always allowed");
         assert!(allowed(block, read | write, 8, 0));
         assert!(allowed(block, read, 8, 1));
-        assert!(!allowed(block, read | write, 8, 1), "one denied right denies the request");
+        assert!(
+            !allowed(block, read | write, 8, 1),
+            "one denied right denies the request"
+        );
         assert!(!allowed(block, read, 9, 0));
     }
 

@@ -23,7 +23,11 @@ pub struct Tree {
 
 impl Tree {
     pub(super) fn unified(mount_point: PathBuf) -> Self {
-        Self { mount_point, mount_root: "/".into(), controllers: Vec::new() }
+        Self {
+            mount_point,
+            mount_root: "/".into(),
+            controllers: Vec::new(),
+        }
     }
 
     /// Where it is mounted.
@@ -43,8 +47,15 @@ impl Tree {
 
     /// Names under which programs look for it, beside that of its directory.
     pub fn aliases(&self) -> Vec<&String> {
-        let own = self.mount_point.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        self.controllers.iter().filter(|name| *name != own && !name.starts_with("name=")).collect()
+        let own = self
+            .mount_point
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        self.controllers
+            .iter()
+            .filter(|name| *name != own && !name.starts_with("name="))
+            .collect()
     }
 
     /// The directory of the calling process.
@@ -56,20 +67,34 @@ impl Tree {
             (fields.next()? == key).then(|| fields.next())?
         });
         let path = Path::new(path.unwrap_or("/"));
-        let below = path.strip_prefix(&self.mount_root).or_else(|_| path.strip_prefix("/")).unwrap_or(path);
+        let below = path
+            .strip_prefix(&self.mount_root)
+            .or_else(|_| path.strip_prefix("/"))
+            .unwrap_or(path);
         Ok(self.mount_point.join(below))
     }
 
     /// The directory that `path` of the configuration means.
     pub(super) fn directory(&self, path: &Path) -> Result<PathBuf> {
-        let base = if path.is_absolute() { self.mount_point.clone() } else { self.own_path()? };
+        let base = if path.is_absolute() {
+            self.mount_point.clone()
+        } else {
+            self.own_path()?
+        };
         let names = path.components().filter_map(|component| match component {
             Component::Normal(name) => Some(name),
             _ => None,
         });
         let directory = names.fold(base.clone(), |directory, name| directory.join(name));
-        if path.components().any(|component| component == Component::ParentDir) || directory == base {
-            return Err(Error::invalid(format!("linux.cgroupsPath: {} is not a path below a cgroup", path.display())));
+        if path
+            .components()
+            .any(|component| component == Component::ParentDir)
+            || directory == base
+        {
+            return Err(Error::invalid(format!(
+                "linux.cgroupsPath: {} is not a path below a cgroup",
+                path.display()
+            )));
         }
         Ok(directory)
     }
@@ -109,7 +134,9 @@ impl Tree {
 
 /// Hands all controllers down; where that is not allowed, writing a limit will say so.
 fn enable_controllers(directory: &Path) {
-    let Ok(available) = std::fs::read_to_string(directory.join("cgroup.controllers")) else { return };
+    let Ok(available) = std::fs::read_to_string(directory.join("cgroup.controllers")) else {
+        return;
+    };
     let file = directory.join("cgroup.subtree_control");
     let enabled = std::fs::read_to_string(&file).unwrap_or_default();
     for controller in available.split_whitespace() {
@@ -143,8 +170,14 @@ fn parse_mount(line: &str) -> Option<Tree> {
     }
     let fields: Vec<&str> = left.split(' ').collect();
     let ignored = ["rw", "ro", "xattr", "clone_children", "noprefix", "release_agent"];
-    let options = right.nth(1)?.split(',').filter(|option| !ignored.contains(option));
-    let controllers = options.filter(|option| !option.starts_with("release_agent=")).map(str::to_owned).collect();
+    let options = right
+        .nth(1)?
+        .split(',')
+        .filter(|option| !ignored.contains(option));
+    let controllers = options
+        .filter(|option| !option.starts_with("release_agent="))
+        .map(str::to_owned)
+        .collect();
     Some(Tree {
         mount_root: unescape(fields.get(3)?).into(),
         mount_point: unescape(fields.get(4)?).into(),
@@ -158,7 +191,10 @@ pub fn unescape(text: &str) -> String {
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('\\') {
         result.push_str(before);
-        match after.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+        match after
+            .get(..3)
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok())
+        {
             Some(byte) => {
                 result.push(char::from(byte));
                 rest = &after[3..];
@@ -181,7 +217,11 @@ pub(super) fn processes(directory: &Path) -> Result<Vec<Pid>> {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(Vec::new()),
         result => result.context(|| format!("read {}", path.display()))?,
     };
-    let mut pids: Vec<Pid> = text.lines().filter_map(|line| line.parse().ok()).map(Pid::from_raw).collect();
+    let mut pids: Vec<Pid> = text
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .map(Pid::from_raw)
+        .collect();
     for child in subdirectories(directory)? {
         pids.extend(processes(&child)?);
     }
@@ -194,7 +234,10 @@ fn subdirectories(directory: &Path) -> Result<Vec<PathBuf>> {
         result => result.context(|| format!("list {}", directory.display()))?,
     };
     let directories = entries.filter_map(std::result::Result::ok);
-    Ok(directories.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect())
+    Ok(directories
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect())
 }
 
 /// Removes a directory and those below.
@@ -225,7 +268,8 @@ pub(super) fn freeze_unified(directory: &Path, frozen: bool) -> Result<()> {
     write(&directory.join("cgroup.freeze"), value)?;
     let wanted = format!("frozen {value}");
     wait_until(|| {
-        std::fs::read_to_string(directory.join("cgroup.events")).is_ok_and(|text| text.lines().any(|line| line == wanted))
+        std::fs::read_to_string(directory.join("cgroup.events"))
+            .is_ok_and(|text| text.lines().any(|line| line == wanted))
     })
 }
 
@@ -242,7 +286,9 @@ fn wait_until(done: impl Fn() -> bool) -> Result<()> {
     let end = Instant::now() + LEAVE_TIMEOUT;
     while !done() {
         if Instant::now() >= end {
-            return Err(Error::invalid("the processes of the cgroup do not change their state"));
+            return Err(Error::invalid(
+                "the processes of the cgroup do not change their state",
+            ));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -267,7 +313,10 @@ mod tests {
     #[test]
     fn paths_stay_below_the_mount_point() {
         let tree = Tree::unified("/sys/fs/cgroup".into());
-        assert_eq!(tree.directory(Path::new("/a/b")).unwrap(), Path::new("/sys/fs/cgroup/a/b"));
+        assert_eq!(
+            tree.directory(Path::new("/a/b")).unwrap(),
+            Path::new("/sys/fs/cgroup/a/b")
+        );
         assert!(tree.directory(Path::new("/a/../../x")).is_err());
         assert!(tree.directory(Path::new("/")).is_err());
     }

@@ -60,7 +60,10 @@ impl Making {
 /// Descriptors to keep: those asked for and those of socket activation. All must be open, lest one of the runtime's
 /// own takes the number (CVE-2024-21626).
 pub fn preserved(asked: u32) -> Result<u32> {
-    let activated = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u32>().ok()).unwrap_or(0);
+    let activated = std::env::var("LISTEN_FDS")
+        .ok()
+        .and_then(|count| count.parse::<u32>().ok())
+        .unwrap_or(0);
     let count = asked.saturating_add(activated);
     if count > 4096 {
         return Err(Error::invalid("--preserve-fds: more than 4096 descriptors"));

@@ -20,10 +20,20 @@ impl Delete {
     pub fn run(self, global: &Global) -> Result<i32> {
         let store = global.store();
         let container = match store.load(&self.id) {
-            Err(error) => return if self.force { store.remove_unfinished(&self.id).map(|_| 0) } else { Err(error) },
+            Err(error) => {
+                return if self.force {
+                    store.remove_unfinished(&self.id).map(|_| 0)
+                } else {
+                    Err(error)
+                };
+            }
             Ok(container) => container,
         };
-        if self.force { life::delete_forced(&container)? } else { life::delete(&container)? }
+        if self.force {
+            life::delete_forced(&container)?
+        } else {
+            life::delete(&container)?
+        }
         Ok(0)
     }
 }

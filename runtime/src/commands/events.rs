@@ -43,12 +43,18 @@ impl Events {
 
 fn parse_interval(text: &str) -> std::result::Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is not a time such as 5s"))?;
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("{text:?} is not a time such as 5s"))?;
     let interval = match &text[digits.len()..] {
         "ms" => Duration::from_millis(number),
         "" | "s" => Duration::from_secs(number),
         "m" => Duration::from_secs(number * 60),
         _ => return Err(format!("{text:?} is not a time such as 5s")),
     };
-    if interval.is_zero() { Err("the interval must be longer than nothing".into()) } else { Ok(interval) }
+    if interval.is_zero() {
+        Err("the interval must be longer than nothing".into())
+    } else {
+        Ok(interval)
+    }
 }

@@ -72,7 +72,9 @@ impl Exec {
         match container.status() {
             Status::Stopped => return Err(Error::invalid("cannot exec in a stopped container")),
             Status::Paused if !self.ignore_paused => {
-                return Err(Error::invalid("cannot exec in a paused container (use --ignore-paused to override)"));
+                return Err(Error::invalid(
+                    "cannot exec in a paused container (use --ignore-paused to override)",
+                ));
             }
             _ => {}
         }
@@ -116,7 +118,9 @@ impl Exec {
         process.cwd = self.cwd.clone().unwrap_or(process.cwd);
         for entry in &self.env {
             let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
-            process.env.retain(|known| known.split_once('=').is_none_or(|(known, _)| known != name));
+            process
+                .env
+                .retain(|known| known.split_once('=').is_none_or(|(known, _)| known != name));
             process.env.push(entry.clone());
         }
         if let Some(user) = &self.user {
@@ -135,10 +139,17 @@ impl Exec {
 }
 
 fn parse_user(text: &str, own: &User) -> Result<User> {
-    let number = |text: &str| text.parse().map_err(|_| Error::invalid(format!("--user: {text:?} is not a number")));
+    let number = |text: &str| {
+        text.parse()
+            .map_err(|_| Error::invalid(format!("--user: {text:?} is not a number")))
+    };
     let (uid, gid) = match text.split_once(':') {
         Some((uid, gid)) => (number(uid)?, number(gid)?),
         None => (number(text)?, own.gid),
     };
-    Ok(User { uid, gid, ..own.clone() })
+    Ok(User {
+        uid,
+        gid,
+        ..own.clone()
+    })
 }

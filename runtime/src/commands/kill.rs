@@ -32,18 +32,32 @@ fn parse_signal(text: &str) -> Result<i32> {
     let unknown = || Error::invalid(format!("unknown signal {text:?}"));
     let last = libc::SIGRTMAX();
     if let Ok(number) = text.parse::<i32>() {
-        return if (0..=last).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (0..=last).contains(&number) {
+            Ok(number)
+        } else {
+            Err(unknown())
+        };
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let offset = |rest: &str| if rest.is_empty() { Some(0) } else { rest.parse::<i32>().ok() };
+    let offset = |rest: &str| {
+        if rest.is_empty() {
+            Some(0)
+        } else {
+            rest.parse::<i32>().ok()
+        }
+    };
     let real_time = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
         (Some(rest), _) => offset(rest).map(|offset| libc::SIGRTMIN() + offset),
         (_, Some(rest)) => offset(rest).map(|offset| last + offset),
         _ => None,
     };
     if let Some(number) = real_time {
-        return if (libc::SIGRTMIN()..=last).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (libc::SIGRTMIN()..=last).contains(&number) {
+            Ok(number)
+        } else {
+            Err(unknown())
+        };
     }
     let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().map_err(|_| unknown())?;
     Ok(signal as i32)

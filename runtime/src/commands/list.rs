@@ -37,12 +37,23 @@ impl List {
         } else {
             let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
             for (state, container) in states.iter().zip(&containers) {
-                let text = |key: &str| state[key].as_str().map_or_else(|| state[key].to_string(), str::to_owned);
+                let text = |key: &str| {
+                    state[key]
+                        .as_str()
+                        .map_or_else(|| state[key].to_string(), str::to_owned)
+                };
                 let owner = match owner(container.state.owner_uid) {
                     name if name.is_empty() => "root".to_owned(),
                     name => name,
                 };
-                rows.push([text("id"), text("pid"), text("status"), text("bundle"), text("created"), owner]);
+                rows.push([
+                    text("id"),
+                    text("pid"),
+                    text("status"),
+                    text("bundle"),
+                    text("created"),
+                    owner,
+                ]);
             }
             print(&table(&rows))?;
         }
@@ -52,10 +63,20 @@ impl List {
 
 /// Columns as wide as their widest entry and three spaces.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + 3;
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+            + 3
+    };
     let mut text = String::new();
     for row in rows {
-        let line: String = row.iter().enumerate().map(|(n, cell)| format!("{cell:<0$}", width(n))).collect();
+        let line: String = row
+            .iter()
+            .enumerate()
+            .map(|(n, cell)| format!("{cell:<0$}", width(n)))
+            .collect();
         text.push_str(line.trim_end());
         text.push('\n');
     }

@@ -32,10 +32,20 @@ impl Ps {
 
     /// The lines of ps about these processes, found by its column PID.
     fn table(&self, pids: &[i32]) -> Result<String> {
-        let options = if self.options.is_empty() { &["-ef".to_owned()][..] } else { &self.options };
-        let output = std::process::Command::new("ps").args(options).output().context(|| "run ps")?;
+        let options = if self.options.is_empty() {
+            &["-ef".to_owned()][..]
+        } else {
+            &self.options
+        };
+        let output = std::process::Command::new("ps")
+            .args(options)
+            .output()
+            .context(|| "run ps")?;
         if !output.status.success() {
-            return Err(Error::invalid(format!("ps: {}", String::from_utf8_lossy(&output.stderr).trim())));
+            return Err(Error::invalid(format!(
+                "ps: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            )));
         }
         let text = String::from_utf8_lossy(&output.stdout);
         let mut lines = text.lines();
@@ -43,10 +53,15 @@ impl Ps {
         let column = title.split_whitespace().position(|name| name == "PID");
         let column = column.ok_or_else(|| Error::invalid("ps: the options leave out the column PID"))?;
         let ours = |line: &&str| {
-            let pid = line.split_whitespace().nth(column).and_then(|pid| pid.parse().ok());
+            let pid = line
+                .split_whitespace()
+                .nth(column)
+                .and_then(|pid| pid.parse().ok());
             pid.is_some_and(|pid| pids.contains(&pid))
         };
-        Ok(std::iter::once(title).chain(lines.filter(ours)).fold(String::new(), |text, line| text + line + "\n"))
+        Ok(std::iter::once(title)
+            .chain(lines.filter(ours))
+            .fold(String::new(), |text, line| text + line + "\n"))
     }
 }
 
@@ -55,7 +70,15 @@ fn processes(container: &Container) -> Result<Vec<i32>> {
         return Ok(Vec::new());
     }
     if !container.state.cgroup.exists() {
-        return Err(Error::invalid("the container has no cgroup, and so its processes are not known"));
+        return Err(Error::invalid(
+            "the container has no cgroup, and so its processes are not known",
+        ));
     }
-    Ok(container.state.cgroup.processes()?.into_iter().map(nix::unistd::Pid::as_raw).collect())
+    Ok(container
+        .state
+        .cgroup
+        .processes()?
+        .into_iter()
+        .map(nix::unistd::Pid::as_raw)
+        .collect())
 }

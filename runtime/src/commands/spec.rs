@@ -29,14 +29,21 @@ impl Spec {
             make_rootless(&mut spec);
         }
         let text = serde_json::to_string_pretty(&spec)?;
-        let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path);
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o666)
+            .open(&path);
         let mut file = match file {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::invalid(format!("file {CONFIG_FILE} exists: remove it first")));
+                return Err(Error::invalid(format!(
+                    "file {CONFIG_FILE} exists: remove it first"
+                )));
             }
             result => result.context(|| format!("make {}", path.display()))?,
         };
-        file.write_all(text.as_bytes()).context(|| format!("write {}", path.display()))?;
+        file.write_all(text.as_bytes())
+            .context(|| format!("write {}", path.display()))?;
         Ok(0)
     }
 }
@@ -44,9 +51,7 @@ impl Spec {
 fn template() -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     let system = |options: &[&'static str]| [&["nosuid", "noexec", "nodev"], options].concat();
-    let mount = |at: &str, kind: &str, source: &str, options: Vec<&str>| {
-        json!({"destination": at, "type": kind, "source": source, "options": options})
-    };
+    let mount = |at: &str, kind: &str, source: &str, options: Vec<&str>| json!({"destination": at, "type": kind, "source": source, "options": options});
     json!({
         "ociVersion": OCI_VERSION,
         "process": {
@@ -90,7 +95,9 @@ fn make_rootless(spec: &mut Value) {
     linux["namespaces"] = json!([{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
         {"type": "cgroup"}, {"type": "user"}]);
     linux["resources"] = Value::Null;
-    let Some(mounts) = spec["mounts"].as_array_mut() else { return };
+    let Some(mounts) = spec["mounts"].as_array_mut() else {
+        return;
+    };
     mounts.retain(|mount| mount["type"] != "cgroup");
     for mount in mounts {
         if mount["type"] == "sysfs" {

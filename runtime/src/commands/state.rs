@@ -18,7 +18,10 @@ impl State {
     /// Prints the state.
     pub fn run(self, global: &Global) -> Result<i32> {
         let container = global.store().load(&self.id)?;
-        print(&format!("{}\n", serde_json::to_string_pretty(&describe(&container))?))?;
+        print(&format!(
+            "{}\n",
+            serde_json::to_string_pretty(&describe(&container))?
+        ))?;
         Ok(0)
     }
 }
@@ -30,7 +33,10 @@ pub(super) fn describe(container: &Container) -> Value {
     let mut fields = Map::new();
     fields.insert("ociVersion".into(), json!(OCI_VERSION));
     fields.insert("id".into(), json!(state.id));
-    fields.insert("pid".into(), json!(if status == Status::Stopped { 0 } else { state.pid }));
+    fields.insert(
+        "pid".into(),
+        json!(if status == Status::Stopped { 0 } else { state.pid }),
+    );
     fields.insert("status".into(), json!(status.to_string()));
     fields.insert("bundle".into(), json!(state.bundle));
     fields.insert("rootfs".into(), json!(state.rootfs));

@@ -63,7 +63,9 @@ impl Update {
         }
         let given = self.given()?;
         if !container.state.cgroup.exists() {
-            return Err(Error::invalid("the container has no cgroup, and so no limits to change"));
+            return Err(Error::invalid(
+                "the container has no cgroup, and so no limits to change",
+            ));
         }
         container.state.cgroup.limit(&given)?;
         let known = container.state.spec.linux.resources.get_or_insert_default();
@@ -104,7 +106,9 @@ impl Update {
 /// What is given takes the place of what was there, field by field.
 fn merge(mut known: serde_json::Value, given: serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
-    let (Value::Object(fields), Value::Object(new)) = (&mut known, given) else { return known };
+    let (Value::Object(fields), Value::Object(new)) = (&mut known, given) else {
+        return known;
+    };
     for (key, value) in new {
         let merged = match (fields.remove(&key), value) {
             (Some(old @ Value::Object(_)), value @ Value::Object(_)) => merge(old, value),
@@ -123,6 +127,9 @@ mod tests {
     fn what_is_not_given_stays() {
         let known = serde_json::json!({"memory": {"limit": 1, "swap": 2}, "pids": {"limit": 3}});
         let given = serde_json::json!({"memory": {"limit": 9}});
-        assert_eq!(merge(known, given), serde_json::json!({"memory": {"limit": 9, "swap": 2}, "pids": {"limit": 3}}));
+        assert_eq!(
+            merge(known, given),
+            serde_json::json!({"memory": {"limit": 9, "swap": 2}, "pids": {"limit": 3}})
+        );
     }
 }

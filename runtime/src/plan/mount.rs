@@ -74,12 +74,18 @@ pub struct Propagation {
 
 impl Propagation {
     /// What the specification leaves open: mounts of the host come in, none go out.
-    pub const SLAVE: Self = Self { mode: libc::MS_SLAVE, recursive: true };
+    pub const SLAVE: Self = Self {
+        mode: libc::MS_SLAVE,
+        recursive: true,
+    };
 
     /// Reads `private`, `rslave` and so on.
     pub fn parse(name: &str) -> Result<Self> {
-        Self::from_option(name)
-            .ok_or_else(|| Error::invalid(format!("linux.rootfsPropagation: {name:?} is not a mode of propagation")))
+        Self::from_option(name).ok_or_else(|| {
+            Error::invalid(format!(
+                "linux.rootfsPropagation: {name:?} is not a mode of propagation"
+            ))
+        })
     }
 
     fn from_option(name: &str) -> Option<Self> {
@@ -90,12 +96,18 @@ impl Propagation {
             "unbindable" => libc::MS_UNBINDABLE,
             _ => return None,
         };
-        Some(Self { mode, recursive: name.starts_with('r') })
+        Some(Self {
+            mode,
+            recursive: name.starts_with('r'),
+        })
     }
 
     /// As the kernel's structure wants it.
     pub fn attr(self) -> MountAttr {
-        MountAttr { propagation: self.mode, ..MountAttr::default() }
+        MountAttr {
+            propagation: self.mode,
+            ..MountAttr::default()
+        }
     }
 }
 
@@ -169,9 +181,12 @@ impl Parsed {
             "idmap" => self.idmap = Some(self.idmap.unwrap_or(false)),
             "ridmap" => self.idmap = Some(true),
             "sync" | "dirsync" | "lazytime" => self.data.push(option.to_owned()),
-            "async" | "nolazytime" => self.data.retain(|known| !matches!(known.as_str(), "sync" | "lazytime")),
+            "async" | "nolazytime" => self
+                .data
+                .retain(|known| !matches!(known.as_str(), "sync" | "lazytime")),
             // Without an effect in any kernel that this runtime supports, or only about messages.
-            "" | "defaults" | "mand" | "nomand" | "iversion" | "noiversion" | "silent" | "loud" | "acl" | "noacl" => {}
+            "" | "defaults" | "mand" | "nomand" | "iversion" | "noiversion" | "silent" | "loud" | "acl"
+            | "noacl" => {}
             other => self.data.push(other.to_owned()),
         }
     }
@@ -187,24 +202,40 @@ impl MountStep {
         let kind = if parsed.remount && parsed.bind.is_none() {
             MountKind::Remount
         } else if parsed.bind.is_some() || matches!(fs_type, "bind" | "none") {
-            let source = entry.source.clone().filter(|source| !source.as_os_str().is_empty());
-            let source = source.ok_or_else(|| Error::invalid(format!("mounts: {name} has no source to bind")))?;
+            let source = entry
+                .source
+                .clone()
+                .filter(|source| !source.as_os_str().is_empty());
+            let source =
+                source.ok_or_else(|| Error::invalid(format!("mounts: {name} has no source to bind")))?;
             // A read-only mount of the host stays so: `rw` is what an engine writes when nothing was asked.
             parsed.attr.clear &= !libc::MOUNT_ATTR_RDONLY;
             // Data means nothing to a bind mount, and runc passes over it too.
-            MountKind::Bind { source, recursive: parsed.bind.unwrap_or(false) }
+            MountKind::Bind {
+                source,
+                recursive: parsed.bind.unwrap_or(false),
+            }
         } else if fs_type == "cgroup" || fs_type == "cgroup2" {
             MountKind::Cgroup
         } else if fs_type.is_empty() {
-            return Err(Error::invalid(format!("mounts: {name} has neither a type nor bind among its options")));
+            return Err(Error::invalid(format!(
+                "mounts: {name} has neither a type nor bind among its options"
+            )));
         } else {
             let mut options = parsed.data;
-            if let Some(label) = label.filter(|label| !label.is_empty() && !matches!(fs_type, "proc" | "sysfs")) {
+            if let Some(label) =
+                label.filter(|label| !label.is_empty() && !matches!(fs_type, "proc" | "sysfs"))
+            {
                 options.push(format!("context={label}"));
             }
-            let source = entry.source.as_ref().map_or(fs_type.into(), |source| source.to_string_lossy());
+            let source = entry
+                .source
+                .as_ref()
+                .map_or(fs_type.into(), |source| source.to_string_lossy());
             if parsed.copy_up && fs_type != "tmpfs" {
-                return Err(Error::invalid(format!("mounts: {name}: tmpcopyup is for tmpfs only")));
+                return Err(Error::invalid(format!(
+                    "mounts: {name}: tmpcopyup is for tmpfs only"
+                )));
             }
             MountKind::Filesystem {
                 fs_type: fs_type.to_owned(),
@@ -214,13 +245,18 @@ impl MountStep {
             }
         };
         if destination == Path::new("/") && !matches!(kind, MountKind::Remount) {
-            return Err(Error::invalid("mounts: nothing can be mounted over the root of the container"));
+            return Err(Error::invalid(
+                "mounts: nothing can be mounted over the root of the container",
+            ));
         }
-        let idmap = parsed.idmap.or((!entry.uid_mappings.is_empty()).then_some(false)).map(|recursive| Idmap {
-            recursive,
-            uid_mappings: entry.uid_mappings.clone(),
-            gid_mappings: entry.gid_mappings.clone(),
-        });
+        let idmap = parsed
+            .idmap
+            .or((!entry.uid_mappings.is_empty()).then_some(false))
+            .map(|recursive| Idmap {
+                recursive,
+                uid_mappings: entry.uid_mappings.clone(),
+                gid_mappings: entry.gid_mappings.clone(),
+            });
         Ok(Self {
             destination,
             kind,

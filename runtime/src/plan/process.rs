@@ -59,12 +59,21 @@ pub struct Limit {
 }
 
 /// Reads `process` (and the filter, which lies elsewhere in the configuration).
-pub fn plan_process(process: &Process, seccomp: Option<&Seccomp>, warnings: &mut Vec<String>) -> Result<ProcessPlan> {
+pub fn plan_process(
+    process: &Process,
+    seccomp: Option<&Seccomp>,
+    warnings: &mut Vec<String>,
+) -> Result<ProcessPlan> {
     if process.args.is_empty() {
-        return Err(Error::invalid("process.args is empty: there is no command to run"));
+        return Err(Error::invalid(
+            "process.args is empty: there is no command to run",
+        ));
     }
     if !process.cwd.is_absolute() {
-        return Err(Error::invalid(format!("process.cwd: {:?} is not an absolute path", process.cwd)));
+        return Err(Error::invalid(format!(
+            "process.cwd: {:?} is not an absolute path",
+            process.cwd
+        )));
     }
     let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     Ok(ProcessPlan {
@@ -73,8 +82,13 @@ pub fn plan_process(process: &Process, seccomp: Option<&Seccomp>, warnings: &mut
         cwd: clean(Path::new(&process.cwd)),
         user: process.user.clone(),
         terminal: process.terminal,
-        console_size: process.console_size.filter(|size| size.height > 0 && size.width > 0),
-        capabilities: process.capabilities.as_ref().map(|names| CapabilitySets::parse(names, warnings)),
+        console_size: process
+            .console_size
+            .filter(|size| size.height > 0 && size.width > 0),
+        capabilities: process
+            .capabilities
+            .as_ref()
+            .map(|names| CapabilitySets::parse(names, warnings)),
         no_new_privileges: process.no_new_privileges,
         rlimits: limits(process)?,
         oom_score_adj: process.oom_score_adj,
@@ -82,7 +96,10 @@ pub fn plan_process(process: &Process, seccomp: Option<&Seccomp>, warnings: &mut
         selinux_label: given(&process.selinux_label),
         scheduler: process.scheduler.as_ref().map(scheduler).transpose()?,
         io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
-        seccomp: seccomp.map(|profile| seccomp::compile(profile, warnings)).transpose()?.flatten(),
+        seccomp: seccomp
+            .map(|profile| seccomp::compile(profile, warnings))
+            .transpose()?
+            .flatten(),
     })
 }
 
@@ -113,7 +130,8 @@ impl ProcessPlan {
 
 fn c_strings(texts: &[String], field: &str) -> Result<Vec<CString>> {
     let convert = |text: &String| {
-        CString::new(text.as_str()).map_err(|_| Error::invalid(format!("{field}: {text:?} has a zero byte in it")))
+        CString::new(text.as_str())
+            .map_err(|_| Error::invalid(format!("{field}: {text:?} has a zero byte in it")))
     };
     texts.iter().map(convert).collect()
 }
@@ -126,9 +144,16 @@ fn limits(process: &Process) -> Result<Vec<Limit>> {
             return Err(Error::invalid(format!("process.rlimits names {name} twice")));
         }
         if limit.soft > limit.hard {
-            return Err(Error::invalid(format!("process.rlimits: {name} has a soft limit above its hard limit")));
+            return Err(Error::invalid(format!(
+                "process.rlimits: {name} has a soft limit above its hard limit"
+            )));
         }
-        limits.push(Limit { resource: resource_number(&name)?, name, soft: limit.soft, hard: limit.hard });
+        limits.push(Limit {
+            resource: resource_number(&name)?,
+            name,
+            soft: limit.soft,
+            hard: limit.hard,
+        });
     }
     Ok(limits)
 }
@@ -151,7 +176,11 @@ fn resource_number(name: &str) -> Result<u32> {
         "RLIMIT_NICE" => libc::RLIMIT_NICE,
         "RLIMIT_RTPRIO" => libc::RLIMIT_RTPRIO,
         "RLIMIT_RTTIME" => libc::RLIMIT_RTTIME,
-        _ => return Err(Error::invalid(format!("process.rlimits: {name:?} is not a resource limit"))),
+        _ => {
+            return Err(Error::invalid(format!(
+                "process.rlimits: {name:?} is not a resource limit"
+            )));
+        }
     };
     Ok(number as u32)
 }
@@ -164,7 +193,11 @@ fn scheduler(scheduler: &crate::spec::Scheduler) -> Result<SchedAttr> {
         "SCHED_BATCH" => libc::SCHED_BATCH,
         "SCHED_IDLE" => libc::SCHED_IDLE,
         "SCHED_DEADLINE" => libc::SCHED_DEADLINE,
-        other => return Err(Error::invalid(format!("process.scheduler: {other:?} is not a policy"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "process.scheduler: {other:?} is not a policy"
+            )));
+        }
     };
     let mut flags = 0;
     for flag in &scheduler.flags {
@@ -176,7 +209,11 @@ fn scheduler(scheduler: &crate::spec::Scheduler) -> Result<SchedAttr> {
             "SCHED_FLAG_KEEP_PARAMS" => 0x10,
             "SCHED_FLAG_UTIL_CLAMP_MIN" => 0x20,
             "SCHED_FLAG_UTIL_CLAMP_MAX" => 0x40,
-            other => return Err(Error::invalid(format!("process.scheduler: {other:?} is not a flag"))),
+            other => {
+                return Err(Error::invalid(format!(
+                    "process.scheduler: {other:?} is not a flag"
+                )));
+            }
         };
     }
     Ok(SchedAttr {
@@ -197,10 +234,16 @@ fn io_priority(priority: &crate::spec::IoPriority) -> Result<(i32, i32)> {
         "IOPRIO_CLASS_RT" => 1,
         "IOPRIO_CLASS_BE" => 2,
         "IOPRIO_CLASS_IDLE" => 3,
-        other => return Err(Error::invalid(format!("process.ioPriority: {other:?} is not a class"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "process.ioPriority: {other:?} is not a class"
+            )));
+        }
     };
     if !(0..=7).contains(&priority.priority) {
-        return Err(Error::invalid("process.ioPriority: the priority is not between 0 and 7"));
+        return Err(Error::invalid(
+            "process.ioPriority: the priority is not between 0 and 7",
+        ));
     }
     Ok((class, priority.priority))
 }

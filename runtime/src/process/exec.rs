@@ -49,10 +49,14 @@ pub fn exec(container: &Container, process: &Process, options: &ExecOptions) -> 
         tracing::warn!("{warning}");
     }
     let console = match &options.console_socket {
-        Some(_) if !plan.terminal => return Err(Error::invalid("--console-socket is of no use without a terminal")),
+        Some(_) if !plan.terminal => {
+            return Err(Error::invalid("--console-socket is of no use without a terminal"));
+        }
         Some(path) => connect_console(path)?,
         None if plan.terminal && options.detach => {
-            return Err(Error::invalid("nobody would serve the terminal: give --console-socket"));
+            return Err(Error::invalid(
+                "nobody would serve the terminal: give --console-socket",
+            ));
         }
         None => Console::Runtime,
     };
@@ -85,7 +89,11 @@ pub fn exec(container: &Container, process: &Process, options: &ExecOptions) -> 
 }
 
 fn serve(container: &Container, channel: &Channel, born: &mut Pid) -> Result<Executed> {
-    container.state.cgroup.add_beside(*born, container.pid()).context(|| "put the process into the cgroup")?;
+    container
+        .state
+        .cgroup
+        .add_beside(*born, container.pid())
+        .context(|| "put the process into the cgroup")?;
     channel.send(&Message::Go)?;
     match next(channel)?.0 {
         Message::Init(pid) => {
@@ -134,7 +142,11 @@ impl Target {
             }
         }
         let host = Host::open(Path::new("/"), &Namespaces::none(), Vec::new())?;
-        Ok(Self { pidfd, namespaces, host })
+        Ok(Self {
+            pidfd,
+            namespaces,
+            host,
+        })
     }
 }
 
@@ -173,7 +185,8 @@ fn enter(plan: &ProcessPlan, target: &Target, channel: &Channel) -> Result<()> {
     channel.expect_go()?;
     nix::sys::prctl::set_dumpable(false)?;
     if !target.namespaces.is_empty() {
-        sys::setns_pidfd(target.pidfd.as_fd(), target.namespaces).context(|| "enter the namespaces of the container")?;
+        sys::setns_pidfd(target.pidfd.as_fd(), target.namespaces)
+            .context(|| "enter the namespaces of the container")?;
     }
     if target.namespaces.contains(CloneFlags::CLONE_NEWUSER) {
         namespace::become_root()?;

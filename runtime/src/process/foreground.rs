@@ -24,7 +24,14 @@ impl Signals {
     /// Takes all signals that can be taken.
     pub fn take() -> Result<Self> {
         let mut all = SigSet::all();
-        for own in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT, Signal::SIGTRAP] {
+        for own in [
+            Signal::SIGSEGV,
+            Signal::SIGBUS,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+            Signal::SIGABRT,
+            Signal::SIGTRAP,
+        ] {
             all.remove(own);
         }
         all.thread_block().context(|| "block the signals")?;
@@ -120,9 +127,17 @@ struct Relay {
 
 impl Relay {
     fn new(master: OwnedFd) -> Result<Self> {
-        nix::fcntl::fcntl(&master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
-            .context(|| "prepare the terminal")?;
-        let relay = Self { master: master.into(), pending: Vec::new(), input_open: true, output_open: true };
+        nix::fcntl::fcntl(
+            &master,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )
+        .context(|| "prepare the terminal")?;
+        let relay = Self {
+            master: master.into(),
+            pending: Vec::new(),
+            input_open: true,
+            output_open: true,
+        };
         relay.resize();
         Ok(relay)
     }

@@ -6,9 +6,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Error, Result};
@@ -45,8 +43,13 @@ pub struct Channel(OwnedFd);
 impl Channel {
     /// Two connected ends.
     pub fn pair() -> Result<(Self, Self)> {
-        let (one, other) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).context(|| "socketpair")?;
+        let (one, other) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .context(|| "socketpair")?;
         Ok((Self(one), Self(other)))
     }
 
@@ -119,7 +122,10 @@ fn failure(error: &Error) -> Message {
     while message.len() > MAX_PACKET_BYTES / 8 {
         message.pop();
     }
-    Message::Failed { message, status: error.exit_status() }
+    Message::Failed {
+        message,
+        status: error.exit_status(),
+    }
 }
 
 /// Sends bytes and perhaps a descriptor over any socket.
@@ -128,7 +134,13 @@ pub fn send_packet(socket: RawFd, bytes: &[u8], fd: Option<RawFd>) -> nix::Resul
     let rights = [ControlMessage::ScmRights(&fds)];
     let control = if fds.is_empty() { &rights[..0] } else { &rights[..] };
     loop {
-        match sendmsg::<()>(socket, &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+        match sendmsg::<()>(
+            socket,
+            &[IoSlice::new(bytes)],
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        ) {
             Err(Errno::EINTR) => {}
             result => return result.map(drop),
         }

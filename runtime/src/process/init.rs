@@ -66,12 +66,24 @@ impl<'a> Init<'a> {
     pub fn new(plan: &'a Plan, birth: Birth) -> Result<Self> {
         let views = birth.cgroup_views.clone();
         let host = Host::open(Path::new(&birth.hook_state.bundle), &plan.namespaces, views)?;
-        Ok(Self { host: Some(host), ..Self::joining(&plan.process, &plan.rootfs, birth) })
+        Ok(Self {
+            host: Some(host),
+            ..Self::joining(&plan.process, &plan.rootfs, birth)
+        })
     }
 
     /// For a process that enters a container.
     pub fn joining(process: &'a ProcessPlan, rootfs_path: &'a Path, birth: Birth) -> Self {
-        Self { process, birth, rootfs: None, rootfs_path, host: None, terminal: None, command: None, env: Vec::new() }
+        Self {
+            process,
+            birth,
+            rootfs: None,
+            rootfs_path,
+            host: None,
+            terminal: None,
+            command: None,
+            env: Vec::new(),
+        }
     }
 
     /// The root of the container that was entered is the root already.
@@ -79,7 +91,8 @@ impl<'a> Init<'a> {
         let rootfs = Rootfs::adopt(host)?;
         if self.process.terminal {
             let (master, slave) = rootfs.open_terminal().context(|| "set up the terminal")?;
-            self.use_terminal(master, &slave).context(|| "set up the terminal")?;
+            self.use_terminal(master, &slave)
+                .context(|| "set up the terminal")?;
         } else {
             let _ = nix::unistd::setsid();
         }
@@ -102,7 +115,9 @@ impl<'a> Init<'a> {
             Console::Runtime => self.terminal.take(),
             Console::Socket(_) => None,
         };
-        self.birth.channel.send_with(&Message::Ready, terminal.as_ref().map(AsRawFd::as_raw_fd))?;
+        self.birth
+            .channel
+            .send_with(&Message::Ready, terminal.as_ref().map(AsRawFd::as_raw_fd))?;
         let Some(listener) = self.birth.listener.take() else {
             return self.birth.channel.expect_go();
         };
@@ -122,7 +137,10 @@ impl<'a> Init<'a> {
             Step::Keyring(name) => keyring(name),
             Step::Loopback => sys::net::loopback_up().map_err(Error::from),
             Step::Root(propagation) => {
-                let host = self.host.take().ok_or_else(|| Error::invalid("the root is prepared already"))?;
+                let host = self
+                    .host
+                    .take()
+                    .ok_or_else(|| Error::invalid("the root is prepared already"))?;
                 // The container's files get exactly the modes that are asked for.
                 umask(Mode::empty());
                 self.rootfs = Some(Rootfs::prepare(self.rootfs_path, *propagation, host)?);
@@ -157,7 +175,9 @@ impl<'a> Init<'a> {
     }
 
     fn rootfs(&self) -> Result<&Rootfs> {
-        self.rootfs.as_ref().ok_or_else(|| Error::invalid("the root is not prepared yet"))
+        self.rootfs
+            .as_ref()
+            .ok_or_else(|| Error::invalid("the root is not prepared yet"))
     }
 
     /// Makes a terminal in the container, becomes the leader of its session and hands the master out.
@@ -170,7 +190,12 @@ impl<'a> Init<'a> {
     /// The part of it that `exec` shares.
     fn use_terminal(&mut self, master: OwnedFd, slave: &OwnedFd) -> Result<()> {
         if let Some(size) = self.process.console_size {
-            let size = nix::pty::Winsize { ws_row: size.height, ws_col: size.width, ws_xpixel: 0, ws_ypixel: 0 };
+            let size = nix::pty::Winsize {
+                ws_row: size.height,
+                ws_col: size.width,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            };
             sys::terminal::set_window_size(slave.as_fd(), size).context(|| "set the size of the terminal")?;
         }
         if let Console::Socket(socket) = &self.birth.console {
@@ -235,14 +260,19 @@ impl<'a> Init<'a> {
             tracing::warn!("this user namespace has no additional groups, they are left out");
         }
         let (uid, gid) = (process.user.uid, process.user.gid);
-        sys::process::set_user(uid, gid)
-            .context(|| format!("become user {uid} and group {gid} (are both mapped in the user namespace?)"))?;
+        sys::process::set_user(uid, gid).context(|| {
+            format!("become user {uid} and group {gid} (are both mapped in the user namespace?)")
+        })?;
         nix::sys::prctl::set_keepcaps(false)?;
         // Changing the user made the process dumpable according to the system's settings: not yet.
         nix::sys::prctl::set_dumpable(false)?;
         umask(Mode::from_bits_truncate(process.user.umask.unwrap_or(0o022)));
         if let Some(sets) = sets {
-            let extra = if process.keeps_capability_for_seccomp() { capability::SYS_ADMIN } else { 0 };
+            let extra = if process.keeps_capability_for_seccomp() {
+                capability::SYS_ADMIN
+            } else {
+                0
+            };
             capability::apply(sets, extra)?;
         }
         if process.no_new_privileges {
@@ -257,7 +287,9 @@ impl<'a> Init<'a> {
         nix::unistd::chdir(cwd).context(|| format!("chdir to {}", cwd.display()))?;
         match nix::unistd::getcwd() {
             Ok(path) if path.is_absolute() => Ok(()),
-            _ => Err(Error::invalid("the current directory is outside of the container")),
+            _ => Err(Error::invalid(
+                "the current directory is outside of the container",
+            )),
         }
     }
 
@@ -270,12 +302,15 @@ impl<'a> Init<'a> {
         }
         let path = environment(&self.env, "PATH").unwrap_or_default();
         let found = find_command(name, OsStr::from_bytes(path))?;
-        self.command = Some(CString::new(found.into_os_string().as_bytes()).map_err(|_| Error::invalid("zero byte"))?);
+        self.command =
+            Some(CString::new(found.into_os_string().as_bytes()).map_err(|_| Error::invalid("zero byte"))?);
         Ok(())
     }
 
     fn load_seccomp(&self) -> Result<()> {
-        let Some(filter) = &self.process.seccomp else { return Ok(()) };
+        let Some(filter) = &self.process.seccomp else {
+            return Ok(());
+        };
         let listener = seccomp::load(filter)?;
         if let (Some(listener), Some(agent)) = (listener, &self.birth.seccomp_agent) {
             let state = self.birth.hook_state.seccomp_state(filter);
@@ -302,7 +337,10 @@ impl<'a> Init<'a> {
     }
 
     fn exec(&self) -> Result<()> {
-        let command = self.command.as_ref().ok_or_else(|| Error::invalid("the command was not looked for"))?;
+        let command = self
+            .command
+            .as_ref()
+            .ok_or_else(|| Error::invalid("the command was not looked for"))?;
         let Err(errno) = nix::unistd::execve(command, &self.process.args, &self.env);
         let name = self.process.args[0].to_string_lossy().into_owned();
         let reason = Error::Sys(errno).to_string();
@@ -328,13 +366,18 @@ fn keyring(name: &str) -> Result<()> {
 
 /// `net.ipv4.ip_forward` or `net/ipv4/ip_forward`; with slashes, dots belong to the names (interfaces have some).
 fn sysctl_path(key: &str) -> String {
-    let path = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
+    let path = if key.contains('/') {
+        key.to_owned()
+    } else {
+        key.replace('.', "/")
+    };
     format!("sys/{path}")
 }
 
 /// The value of a variable.
 pub(super) fn environment<'e>(env: &'e [CString], name: &str) -> Option<&'e [u8]> {
-    env.iter().find_map(|entry| entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    env.iter()
+        .find_map(|entry| entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 /// `HOME=` of the user, from the container's own passwd.
@@ -349,7 +392,9 @@ fn passwd_home(uid: u32) -> Option<String> {
     use std::io::{BufRead, BufReader, Read};
     const MAX_PASSWD_BYTES: u64 = 1 << 20;
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let how = OpenHow::new()
+        .flags(flags)
+        .resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
     let file = std::fs::File::from(openat2(nix::fcntl::AT_FDCWD, "/etc/passwd", how).ok()?);
     if !file.metadata().ok()?.is_file() {
         return None;
@@ -359,33 +404,53 @@ fn passwd_home(uid: u32) -> Option<String> {
         let fields: Vec<&str> = line.split(':').collect();
         (fields.get(2)?.parse() == Ok(uid)).then(|| fields.get(5).map(|home| (*home).to_owned()))?
     };
-    reader.lines().map_while(std::result::Result::ok).find_map(home).filter(|home| !home.is_empty())
+    reader
+        .lines()
+        .map_while(std::result::Result::ok)
+        .find_map(home)
+        .filter(|home| !home.is_empty())
 }
 
 /// As a shell finds it: a name without a slash along PATH, anything else as it is.
 fn find_command(name: &OsStr, path: &OsStr) -> Result<PathBuf> {
-    let not_found = |reason: &str| Error::CommandNotFound { name: name.to_string_lossy().into(), reason: reason.into() };
-    let denied = |reason: &str| Error::CommandNotExecutable { name: name.to_string_lossy().into(), reason: reason.into() };
+    let not_found = |reason: &str| Error::CommandNotFound {
+        name: name.to_string_lossy().into(),
+        reason: reason.into(),
+    };
+    let denied = |reason: &str| Error::CommandNotExecutable {
+        name: name.to_string_lossy().into(),
+        reason: reason.into(),
+    };
     let check = |candidate: &Path| -> std::result::Result<(), nix::errno::Errno> {
         let stat = nix::sys::stat::stat(candidate)?;
         if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
             return Err(nix::errno::Errno::EISDIR);
         }
-        faccessat(nix::fcntl::AT_FDCWD, candidate, AccessFlags::X_OK, nix::fcntl::AtFlags::AT_EACCESS)
+        faccessat(
+            nix::fcntl::AT_FDCWD,
+            candidate,
+            AccessFlags::X_OK,
+            nix::fcntl::AtFlags::AT_EACCESS,
+        )
     };
     if name.as_bytes().contains(&b'/') {
         let candidate = Path::new(name);
         return match check(candidate) {
             Ok(()) => Ok(candidate.to_owned()),
-            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {
-                Err(not_found(&format!("stat {}: no such file or directory", candidate.display())))
-            }
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => Err(not_found(&format!(
+                "stat {}: no such file or directory",
+                candidate.display()
+            ))),
             Err(nix::errno::Errno::EISDIR) => Err(denied("is a directory: permission denied")),
             Err(errno) => Err(denied(&Error::Sys(errno).to_string())),
         };
     }
     let mut seen_denied = false;
-    for directory in path.as_bytes().split(|byte| *byte == b':').filter(|directory| !directory.is_empty()) {
+    for directory in path
+        .as_bytes()
+        .split(|byte| *byte == b':')
+        .filter(|directory| !directory.is_empty())
+    {
         let candidate = Path::new(OsStr::from_bytes(directory)).join(name);
         match check(&candidate) {
             Ok(()) if !name.is_empty() => return Ok(candidate),

@@ -73,7 +73,11 @@ pub fn create(store: &Store, options: &CreateOptions) -> Result<Created> {
     let console = console(&plan, options)?;
     let seccomp_agent = seccomp_agent(&plan)?;
     let reserved = store.reserve(&options.id)?;
-    let mut making = Making { reserved, cgroup: Cgroup::default(), child: None };
+    let mut making = Making {
+        reserved,
+        cgroup: Cgroup::default(),
+        child: None,
+    };
     let state = State {
         id: options.id.clone(),
         rootfs: plan.rootfs.clone(),
@@ -85,7 +89,9 @@ pub fn create(store: &Store, options: &CreateOptions) -> Result<Created> {
         cgroup: Cgroup::default(),
         spec,
     };
-    making.run(&plan, options, state, console, seccomp_agent).map_err(|error| error.with_cleanup(making.undo()))
+    making
+        .run(&plan, options, state, console, seccomp_agent)
+        .map_err(|error| error.with_cleanup(making.undo()))
 }
 
 /// What has been made so far.
@@ -105,13 +111,21 @@ impl Making {
         seccomp_agent: Option<OwnedFd>,
     ) -> Result<Created> {
         let user_namespace = plan.namespaces.has(CloneFlags::CLONE_NEWUSER);
-        self.cgroup = Cgroup::create(&state.spec.linux, &options.id.to_string(), options.systemd_cgroup, user_namespace)
-            .context(|| "make the cgroup")?;
+        self.cgroup = Cgroup::create(
+            &state.spec.linux,
+            &options.id.to_string(),
+            options.systemd_cgroup,
+            user_namespace,
+        )
+        .context(|| "make the cgroup")?;
         state.cgroup = self.cgroup.clone();
         let (channel, theirs) = Channel::pair()?;
         let birth = Birth {
             channel: theirs,
-            listener: options.wait_for_start.then(|| self.reserved.listen()).transpose()?,
+            listener: options
+                .wait_for_start
+                .then(|| self.reserved.listen())
+                .transpose()?,
             console,
             preserve_fds: options.preserve_fds,
             hook_state: state.hook_state(),
@@ -142,13 +156,19 @@ impl Making {
         if let Some(path) = &options.pid_file {
             write_whole(path, pid.to_string().as_bytes())?;
         }
-        Ok(Created { container, channel, terminal })
+        Ok(Created {
+            container,
+            channel,
+            terminal,
+        })
     }
 
     /// Serves stage until init is born.
     fn raise(&mut self, plan: &Plan, channel: &Channel, stage: Pid) -> Result<Pid> {
         self.child = Some(stage);
-        self.cgroup.add(stage).context(|| "put the process into the cgroup")?;
+        self.cgroup
+            .add(stage)
+            .context(|| "put the process into the cgroup")?;
         channel.send(&Message::Go)?;
         loop {
             match next(channel)?.0 {
@@ -199,7 +219,10 @@ fn child(plan: &Plan, birth: Birth) -> ! {
         }
     };
     drop(listener_fd);
-    let result = init.take(&plan.prepare).and_then(|()| init.wait_for_start()).and_then(|()| init.take(&plan.launch));
+    let result = init
+        .take(&plan.prepare)
+        .and_then(|()| init.wait_for_start())
+        .and_then(|()| init.take(&plan.launch));
     let status = match result {
         Ok(()) => 0,
         Err(error) => {
@@ -222,12 +245,16 @@ pub(super) fn next(channel: &Channel) -> Result<(Message, Option<OwnedFd>)> {
     match channel.receive()? {
         Some((Message::Failed { message, status }, _)) => Err(Error::Child { message, status }),
         Some(message) => Ok(message),
-        None => Err(Error::invalid("the process of the container died before it was ready (was it out of memory?)")),
+        None => Err(Error::invalid(
+            "the process of the container died before it was ready (was it out of memory?)",
+        )),
     }
 }
 
 pub(super) fn unexpected(message: &Message) -> Error {
-    Error::invalid(format!("the process of the container said {message:?} out of turn"))
+    Error::invalid(format!(
+        "the process of the container said {message:?} out of turn"
+    ))
 }
 
 /// Tells a container to go, and waits until its command runs.
@@ -248,13 +275,13 @@ pub fn wait_for_exec(channel: &Channel) -> Result<()> {
 fn console(plan: &Plan, options: &CreateOptions) -> Result<Console> {
     let terminal = plan.process.terminal;
     match &options.console_socket {
-        Some(_) if !terminal => {
-            Err(Error::invalid("--console-socket is of no use: process.terminal is false in the configuration"))
-        }
+        Some(_) if !terminal => Err(Error::invalid(
+            "--console-socket is of no use: process.terminal is false in the configuration",
+        )),
         Some(path) => connect_console(path),
-        None if terminal && options.detach => {
-            Err(Error::invalid("process.terminal is true and nobody would serve the terminal: give --console-socket"))
-        }
+        None if terminal && options.detach => Err(Error::invalid(
+            "process.terminal is true and nobody would serve the terminal: give --console-socket",
+        )),
         None => Ok(Console::Runtime),
     }
 }
@@ -267,7 +294,11 @@ pub(super) fn connect_console(path: &Path) -> Result<Console> {
 }
 
 fn seccomp_agent(plan: &Plan) -> Result<Option<OwnedFd>> {
-    let listener = plan.process.seccomp.as_ref().and_then(|filter| filter.listener.as_ref());
+    let listener = plan
+        .process
+        .seccomp
+        .as_ref()
+        .and_then(|filter| filter.listener.as_ref());
     let connect = |listener: &crate::seccomp::Listener| {
         let stream = std::os::unix::net::UnixStream::connect(&listener.path)
             .context(|| format!("connect to the seccomp agent at {}", listener.path.display()))?;

@@ -56,12 +56,17 @@ fn before_namespaces(plan: &Plan) -> Result<()> {
 pub fn raise_limits(process: &crate::plan::process::ProcessPlan) -> Vec<String> {
     let mut kept = Vec::new();
     for limit in &process.rlimits {
-        let Ok((soft, hard)) = sys::rlimit(limit.resource) else { continue };
+        let Ok((soft, hard)) = sys::rlimit(limit.resource) else {
+            continue;
+        };
         if limit.hard <= hard {
             continue;
         }
         if sys::set_rlimit(limit.resource, soft, limit.hard).is_err() {
-            kept.push(format!("{} cannot be raised from {hard} to {}, it stays", limit.name, limit.hard));
+            kept.push(format!(
+                "{} cannot be raised from {hard} to {}, it stays",
+                limit.name, limit.hard
+            ));
         }
     }
     kept

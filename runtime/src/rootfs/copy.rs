@@ -20,7 +20,12 @@ pub(super) fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let to = openat(to, ".", flags, Mode::empty()).context(|| "open the tmpfs")?;
     let stat = fstat(&from)?;
     directory(from, &to, 0)?;
-    fchown(&to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))).context(|| "set the owner")?;
+    fchown(
+        &to,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )
+    .context(|| "set the owner")?;
     nix::sys::stat::fchmod(&to, mode(&stat)).context(|| "set the mode")
 }
 

@@ -31,10 +31,17 @@ impl Rootfs {
         match mknodat(&parent, name.as_os_str(), kind, mode, number) {
             Ok(()) => {
                 // The umask took bits away, and the file belongs to whoever we are.
-                fchmodat(&parent, name.as_os_str(), mode, FchmodatFlags::FollowSymlink).context(|| "set the mode")?;
+                fchmodat(&parent, name.as_os_str(), mode, FchmodatFlags::FollowSymlink)
+                    .context(|| "set the mode")?;
                 let owner = (device.uid.map(Uid::from_raw), device.gid.map(Gid::from_raw));
-                fchownat(&parent, name.as_os_str(), owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
-                    .context(|| "set the owner")
+                fchownat(
+                    &parent,
+                    name.as_os_str(),
+                    owner.0,
+                    owner.1,
+                    AtFlags::AT_SYMLINK_NOFOLLOW,
+                )
+                .context(|| "set the owner")
             }
             Err(Errno::EEXIST) => {
                 let stat = fstatat(&parent, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
@@ -52,7 +59,10 @@ impl Rootfs {
         let node = sys::open_tree(self.host.root.as_fd(), path, false)
             .context(|| format!("open {} of the host", path.display()))?;
         if !is_node(&fstat(&node)?, kind, number) {
-            return Err(Error::invalid(format!("{} of the host is another device", path.display())));
+            return Err(Error::invalid(format!(
+                "{} of the host is another device",
+                path.display()
+            )));
         }
         let target = self.open_or_make(path, Missing::File)?;
         sys::attach(node.as_fd(), target.as_fd()).context(|| format!("bind {} of the host", path.display()))
@@ -64,7 +74,8 @@ impl Rootfs {
         let link = |parent: &OwnedFd| symlinkat(target, parent, name.as_os_str());
         match link(&parent) {
             Err(Errno::EEXIST) if name == "ptmx" => {
-                unlinkat(&parent, name.as_os_str(), UnlinkatFlags::NoRemoveDir).context(|| "remove what is there")?;
+                unlinkat(&parent, name.as_os_str(), UnlinkatFlags::NoRemoveDir)
+                    .context(|| "remove what is there")?;
                 link(&parent).map_err(Error::from)
             }
             Err(Errno::EEXIST) => Ok(()),

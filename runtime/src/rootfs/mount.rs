@@ -42,9 +42,12 @@ impl Rootfs {
     pub fn mount(&self, step: &MountStep) -> Result<()> {
         match &step.kind {
             MountKind::Bind { source, recursive } => self.bind(step, source, *recursive),
-            MountKind::Filesystem { fs_type, source, options, copy_up } => {
-                self.mount_filesystem(step, fs_type, source, options, *copy_up)
-            }
+            MountKind::Filesystem {
+                fs_type,
+                source,
+                options,
+                copy_up,
+            } => self.mount_filesystem(step, fs_type, source, options, *copy_up),
             MountKind::Cgroup => self.mount_cgroup(step),
             MountKind::Remount => {
                 let target = self.open(&step.destination).context(|| "open the mount")?;
@@ -70,7 +73,13 @@ impl Rootfs {
         self.check_proc(step, &target, Some(tree.as_fd()))?;
         set_bind_attr(tree.as_fd(), step.attr)?;
         sys::attach(tree.as_fd(), target.as_fd()).context(|| "attach the mount")?;
-        self.finish(&MountStep { attr: MountAttr::default(), ..step.clone() }, tree.as_fd())
+        self.finish(
+            &MountStep {
+                attr: MountAttr::default(),
+                ..step.clone()
+            },
+            tree.as_fd(),
+        )
     }
 
     fn mount_filesystem(
@@ -103,7 +112,13 @@ impl Rootfs {
         }
         sys::set_attr(mounted.as_fd(), step.attr, false).context(|| "set the mount's attributes")?;
         sys::attach(mounted.as_fd(), target.as_fd()).context(|| "attach the mount")?;
-        self.finish(&MountStep { attr: MountAttr::default(), ..step.clone() }, mounted.as_fd())
+        self.finish(
+            &MountStep {
+                attr: MountAttr::default(),
+                ..step.clone()
+            },
+            mounted.as_fd(),
+        )
     }
 
     /// `/proc` and `/sys` are what everything else relies on: they must be where they seem to be.
@@ -122,7 +137,8 @@ impl Rootfs {
     }
 
     fn target(&self, path: &Path, missing: Missing) -> Result<OwnedFd> {
-        self.open_or_make(path, missing).context(|| "open the mount target")
+        self.open_or_make(path, missing)
+            .context(|| "open the mount target")
     }
 
     /// Nothing may hide `/proc` or parts of it, since labels and limits are read and written there.
@@ -134,7 +150,11 @@ impl Rootfs {
                 (_, Some(source)) => is_proc(source)?,
                 _ => true,
             };
-            return if proc { Ok(()) } else { Err(Error::invalid("only a proc file system can be mounted at /proc")) };
+            return if proc {
+                Ok(())
+            } else {
+                Err(Error::invalid("only a proc file system can be mounted at /proc"))
+            };
         }
         if !is_proc(target.as_fd())? {
             return Ok(());
@@ -147,7 +167,10 @@ impl Rootfs {
         if known.is_some_and(|name| PROC_FILES.contains(&name)) {
             return Ok(());
         }
-        Err(Error::invalid(format!("{} lies inside /proc, where nothing may be mounted", step.destination.display())))
+        Err(Error::invalid(format!(
+            "{} lies inside /proc, where nothing may be mounted",
+            step.destination.display()
+        )))
     }
 
     fn stand_in(&self, fs_type: &str) -> Option<&'static str> {
@@ -179,7 +202,13 @@ impl Rootfs {
         let data = options.join(",");
         let mut flags = MsFlags::empty();
         flags.set(MsFlags::MS_RDONLY, step.attr.set & libc::MOUNT_ATTR_RDONLY != 0);
-        nix::mount::mount(Some(source), name.as_str(), Some(fs_type), flags, Some(data.as_str()))?;
+        nix::mount::mount(
+            Some(source),
+            name.as_str(),
+            Some(fs_type),
+            flags,
+            Some(data.as_str()),
+        )?;
         let mounted = self.open(&step.destination).context(|| "open what was mounted")?;
         self.finish(step, mounted.as_fd())
     }
@@ -208,11 +237,16 @@ impl Rootfs {
     /// Version 1: a tmpfs with a directory for each hierarchy, in which the container sees its own cgroup.
     fn mount_cgroup_v1(&self, step: &MountStep, target: &OwnedFd) -> Result<()> {
         let base = create_filesystem("tmpfs", "tmpfs", &["mode=755".to_owned()], false)?;
-        let flags = MountAttr { set: step.attr.set & !libc::MOUNT_ATTR_RDONLY, ..step.attr };
+        let flags = MountAttr {
+            set: step.attr.set & !libc::MOUNT_ATTR_RDONLY,
+            ..step.attr
+        };
         sys::set_attr(base.as_fd(), flags, false).context(|| "set the mount's attributes")?;
         sys::attach(base.as_fd(), target.as_fd()).context(|| "attach the mount")?;
         for (hierarchy, source) in &self.host.cgroup_views {
-            let Some(name) = hierarchy.mount_point().file_name().map(PathBuf::from) else { continue };
+            let Some(name) = hierarchy.mount_point().file_name().map(PathBuf::from) else {
+                continue;
+            };
             let tree = sys::open_tree(self.host.root.as_fd(), source, true)
                 .context(|| format!("open {}", source.display()))?;
             set_bind_attr(tree.as_fd(), step.attr)?;
@@ -223,16 +257,21 @@ impl Rootfs {
                 let _ = nix::unistd::symlinkat(&name, &base, alias.as_str());
             }
         }
-        let readonly = MountAttr { set: step.attr.set & libc::MOUNT_ATTR_RDONLY, ..MountAttr::default() };
+        let readonly = MountAttr {
+            set: step.attr.set & libc::MOUNT_ATTR_RDONLY,
+            ..MountAttr::default()
+        };
         sys::set_attr(base.as_fd(), readonly, false).context(|| "make the mount read-only")
     }
 
     /// What is left once the mount is in its place.
     fn finish(&self, step: &MountStep, mounted: BorrowedFd<'_>) -> Result<()> {
         sys::set_attr(mounted, step.attr, false).context(|| "set the mount's attributes")?;
-        sys::set_attr(mounted, step.recursive_attr, true).context(|| "set the attributes of the mounts below")?;
+        sys::set_attr(mounted, step.recursive_attr, true)
+            .context(|| "set the attributes of the mounts below")?;
         for propagation in &step.propagation {
-            sys::set_attr(mounted, propagation.attr(), propagation.recursive).context(|| "set the propagation")?;
+            sys::set_attr(mounted, propagation.attr(), propagation.recursive)
+                .context(|| "set the propagation")?;
         }
         Ok(())
     }
@@ -244,7 +283,11 @@ fn set_bind_attr(tree: BorrowedFd<'_>, attr: MountAttr) -> Result<()> {
         Err(Errno::EPERM) if attr.clear != 0 => {
             // A mode of access times can only be set by clearing the others.
             let sets_atime = attr.set & libc::MOUNT_ATTR__ATIME != 0;
-            let clear = if sets_atime { attr.clear & libc::MOUNT_ATTR__ATIME } else { 0 };
+            let clear = if sets_atime {
+                attr.clear & libc::MOUNT_ATTR__ATIME
+            } else {
+                0
+            };
             sys::set_attr(tree, MountAttr { clear, ..attr }, false)
         }
         result => result,
@@ -253,9 +296,18 @@ fn set_bind_attr(tree: BorrowedFd<'_>, attr: MountAttr) -> Result<()> {
 }
 
 /// Makes a file system, detached, and says in its own words why it cannot.
-pub(super) fn create_filesystem(fs_type: &str, source: &str, options: &[String], readonly: bool) -> Result<OwnedFd> {
+pub(super) fn create_filesystem(
+    fs_type: &str,
+    source: &str,
+    options: &[String],
+    readonly: bool,
+) -> Result<OwnedFd> {
     let context = match FsContext::open(fs_type) {
-        Err(Errno::ENODEV) => return Err(Error::invalid(format!("the kernel has no file system {fs_type:?}"))),
+        Err(Errno::ENODEV) => {
+            return Err(Error::invalid(format!(
+                "the kernel has no file system {fs_type:?}"
+            )));
+        }
         result => result.context(|| "open the file system")?,
     };
     let explain = |errno: Errno, what: &str| {
@@ -265,7 +317,9 @@ pub(super) fn create_filesystem(fs_type: &str, source: &str, options: &[String],
         };
         Err::<(), _>(errno).context(|| step).unwrap_err()
     };
-    context.set_string("source", source).map_err(|errno| explain(errno, "set the source"))?;
+    context
+        .set_string("source", source)
+        .map_err(|errno| explain(errno, "set the source"))?;
     for option in options {
         let set = match option.split_once('=') {
             Some((key, value)) => context.set_string(key, value),
@@ -274,16 +328,27 @@ pub(super) fn create_filesystem(fs_type: &str, source: &str, options: &[String],
         set.map_err(|errno| explain(errno, &format!("set the option {option:?}")))?;
     }
     // Of file systems without a device, the mount alone is read-only: their instance is shared with others.
-    if readonly && !matches!(fs_type, "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2") {
-        context.set_flag("ro").map_err(|errno| explain(errno, "set the option \"ro\""))?;
+    if readonly
+        && !matches!(
+            fs_type,
+            "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2"
+        )
+    {
+        context
+            .set_flag("ro")
+            .map_err(|errno| explain(errno, "set the option \"ro\""))?;
     }
-    context.mount(0).map_err(|errno| explain(errno, "create the file system"))
+    context
+        .mount(0)
+        .map_err(|errno| explain(errno, "create the file system"))
 }
 
 /// Without the options that name a group which the user namespace does not have.
 fn usable_options(fs_type: &str, options: &[String]) -> Vec<String> {
     let usable = |option: &&String| {
-        let Some(gid) = option.strip_prefix("gid=").and_then(|gid| gid.parse().ok()) else { return true };
+        let Some(gid) = option.strip_prefix("gid=").and_then(|gid| gid.parse().ok()) else {
+            return true;
+        };
         let mapped = fs_type != "devpts" || crate::namespace::gid_is_mapped(gid);
         if !mapped {
             tracing::debug!("{fs_type}: group {gid} is not mapped, leaving it out");

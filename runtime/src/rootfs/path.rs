@@ -17,7 +17,11 @@ use crate::sys::terminal;
 /// `DEVPTS_SUPER_MAGIC`.
 const DEVPTS_MAGIC: libc::c_long = 0x1cd1;
 
-const READONLY: MountAttr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, clear: 0, propagation: 0 };
+const READONLY: MountAttr = MountAttr {
+    set: libc::MOUNT_ATTR_RDONLY,
+    clear: 0,
+    propagation: 0,
+};
 
 impl Rootfs {
     /// Makes a directory and those above it.
@@ -33,7 +37,9 @@ impl Rootfs {
 
     /// Makes everything at and below `path` read-only; a path that does not exist is passed over.
     pub fn make_readonly(&self, path: &Path) -> Result<()> {
-        let Some(target) = self.existing(path)? else { return Ok(()) };
+        let Some(target) = self.existing(path)? else {
+            return Ok(());
+        };
         let tree = sys::open_tree(target.as_fd(), Path::new(""), true).context(|| "copy the mount")?;
         sys::set_attr(tree.as_fd(), READONLY, true).context(|| "set the mount's attributes")?;
         sys::attach(tree.as_fd(), target.as_fd()).context(|| "attach the mount")
@@ -41,9 +47,16 @@ impl Rootfs {
 
     /// Hides a file behind `/dev/null`, a directory behind an empty one; a path that does not exist is passed over.
     pub fn mask(&self, path: &Path) -> Result<()> {
-        let Some(target) = self.existing(path)? else { return Ok(()) };
+        let Some(target) = self.existing(path)? else {
+            return Ok(());
+        };
         let cover = if file_type(&target)? == SFlag::S_IFDIR {
-            let empty = create_filesystem("tmpfs", "tmpfs", &["nr_blocks=1".into(), "nr_inodes=1".into()], false)?;
+            let empty = create_filesystem(
+                "tmpfs",
+                "tmpfs",
+                &["nr_blocks=1".into(), "nr_inodes=1".into()],
+                false,
+            )?;
             sys::set_attr(empty.as_fd(), READONLY, false).context(|| "make the cover read-only")?;
             empty
         } else {
@@ -63,15 +76,22 @@ impl Rootfs {
     /// Opens a new terminal of the container's own: (master, slave). Neither is ever reached by a name that the
     /// container could have changed.
     pub fn open_terminal(&self) -> Result<(OwnedFd, OwnedFd)> {
-        let ptmx = self.open(Path::new("/dev/pts/ptmx")).context(|| "open /dev/pts/ptmx (is devpts mounted?)")?;
+        let ptmx = self
+            .open(Path::new("/dev/pts/ptmx"))
+            .context(|| "open /dev/pts/ptmx (is devpts mounted?)")?;
         let stat = fstat(&ptmx)?;
         let is_ptmx = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR
             && stat.st_rdev == nix::sys::stat::makedev(5, 2)
             && fstatfs(&ptmx)?.filesystem_type().0 == DEVPTS_MAGIC;
         if !is_ptmx {
-            return Err(Error::invalid("/dev/pts/ptmx is not that of a devpts file system"));
+            return Err(Error::invalid(
+                "/dev/pts/ptmx is not that of a devpts file system",
+            ));
         }
-        let master = self.host.reopen(ptmx.as_fd()).context(|| "open a pseudo-terminal")?;
+        let master = self
+            .host
+            .reopen(ptmx.as_fd())
+            .context(|| "open a pseudo-terminal")?;
         terminal::unlock(master.as_fd()).context(|| "unlock the pseudo-terminal")?;
         let slave = terminal::peer(master.as_fd()).context(|| "open the other end of the pseudo-terminal")?;
         Ok((master, slave))
@@ -91,6 +111,11 @@ impl Host {
         use nix::fcntl::{OFlag, openat};
         use std::os::fd::AsRawFd;
         let name = format!("self/fd/{}", fd.as_raw_fd());
-        openat(&self.proc, name.as_str(), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+        openat(
+            &self.proc,
+            name.as_str(),
+            OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC,
+            nix::sys::stat::Mode::empty(),
+        )
     }
 }

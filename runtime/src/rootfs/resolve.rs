@@ -39,8 +39,14 @@ impl Rootfs {
 
     fn open_with(&self, path: &Path, flags: OFlag, resolve: ResolveFlag) -> nix::Result<OwnedFd> {
         let path = path.strip_prefix("/").unwrap_or(path);
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve | ResolveFlag::RESOLVE_IN_ROOT);
+        let path = if path.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            path
+        };
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .resolve(resolve | ResolveFlag::RESOLVE_IN_ROOT);
         // EAGAIN: something was renamed meanwhile and the kernel cannot be sure; try again, but not forever.
         for _ in 0..64 {
             match openat2(self.root.as_fd(), path, how) {
@@ -62,7 +68,9 @@ impl Rootfs {
 
     /// Opens the directory that holds `path`, made if missing, and gives the last name.
     pub(super) fn open_parent(&self, path: &Path) -> Result<(OwnedFd, OsString)> {
-        let name = path.file_name().ok_or_else(|| Error::invalid(format!("{} has no name", path.display())))?;
+        let name = path
+            .file_name()
+            .ok_or_else(|| Error::invalid(format!("{} has no name", path.display())))?;
         let parent = path.parent().unwrap_or(Path::new("/"));
         Ok((self.open_or_make(parent, Missing::Directory)?, name.to_owned()))
     }
@@ -79,7 +87,11 @@ impl Rootfs {
                 continue;
             }
             let next = walked.join(&name);
-            let found = self.open_with(&next, OFlag::O_PATH | OFlag::O_NOFOLLOW, ResolveFlag::RESOLVE_NO_MAGICLINKS);
+            let found = self.open_with(
+                &next,
+                OFlag::O_PATH | OFlag::O_NOFOLLOW,
+                ResolveFlag::RESOLVE_NO_MAGICLINKS,
+            );
             match found {
                 Ok(fd) if is_link(&fd)? => {
                     links += 1;
@@ -97,7 +109,11 @@ impl Rootfs {
                 }
                 Ok(_) => {}
                 Err(Errno::ENOENT) => {
-                    let kind = if left.is_empty() { missing } else { Missing::Directory };
+                    let kind = if left.is_empty() {
+                        missing
+                    } else {
+                        Missing::Directory
+                    };
                     self.make_one(&walked, &name, kind).context(describe)?;
                 }
                 Err(errno) => return Err(errno).context(describe),
@@ -108,11 +124,16 @@ impl Rootfs {
     }
 
     fn make_one(&self, parent: &Path, name: &OsStr, missing: Missing) -> nix::Result<()> {
-        let parent = self.open_with(parent, OFlag::O_PATH | OFlag::O_DIRECTORY, ResolveFlag::RESOLVE_NO_SYMLINKS)?;
+        let parent = self.open_with(
+            parent,
+            OFlag::O_PATH | OFlag::O_DIRECTORY,
+            ResolveFlag::RESOLVE_NO_SYMLINKS,
+        )?;
         let made = match missing {
             Missing::Directory => mkdirat(&parent, name, Mode::from_bits_truncate(0o755)),
             Missing::File => {
-                let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let flags =
+                    OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 nix::fcntl::openat(&parent, name, flags, Mode::from_bits_truncate(0o755)).map(drop)
             }
         };

@@ -54,13 +54,14 @@ fn arch_block(arch: &ArchPolicy, default: Action) -> Vec<Instruction> {
 
 /// The whole line of numbers cut into ranges, neighbours with the same action merged.
 fn ranges(arch: &ArchPolicy, default: Action) -> Vec<Range> {
-    let mut ranges = vec![Range { start: 0, policy: CallPolicy::Always(default) }];
-    let mut push = |start: u32, policy: CallPolicy| {
-        match ranges.last_mut() {
-            Some(last) if last.start == start => last.policy = policy,
-            Some(last) if last.policy == policy && matches!(policy, CallPolicy::Always(_)) => return,
-            _ => ranges.push(Range { start, policy }),
-        }
+    let mut ranges = vec![Range {
+        start: 0,
+        policy: CallPolicy::Always(default),
+    }];
+    let mut push = |start: u32, policy: CallPolicy| match ranges.last_mut() {
+        Some(last) if last.start == start => last.policy = policy,
+        Some(last) if last.policy == policy && matches!(policy, CallPolicy::Always(_)) => {}
+        _ => ranges.push(Range { start, policy }),
     };
     let mut beyond = arch.beyond.iter().peekable();
     let mut between = default;
@@ -78,7 +79,9 @@ fn ranges(arch: &ArchPolicy, default: Action) -> Vec<Range> {
         push(*start, CallPolicy::Always(*action));
     }
     // A start that was overwritten may have left equal neighbours.
-    ranges.dedup_by(|later, earlier| later.policy == earlier.policy && matches!(later.policy, CallPolicy::Always(_)));
+    ranges.dedup_by(|later, earlier| {
+        later.policy == earlier.policy && matches!(later.policy, CallPolicy::Always(_))
+    });
     ranges
 }
 
@@ -141,7 +144,12 @@ fn rule(conditions: &[Condition], action: Action) -> Vec<Instruction> {
                 To::Holds => (end - next) as u8,
                 To::Fails => (total - next) as u8,
             };
-            code.push(jump(draft.code, draft.operand, distance(draft.on_true), distance(draft.on_false)));
+            code.push(jump(
+                draft.code,
+                draft.operand,
+                distance(draft.on_true),
+                distance(draft.on_false),
+            ));
         }
     }
     code.push(plain(RETURN, action.0));
@@ -155,29 +163,67 @@ fn condition(condition: &Condition) -> Vec<Draft> {
     let little = cfg!(target_endian = "little");
     let word = |high: bool| {
         let offset = ARGS_OFFSET + 8 * condition.index + if high == little { 4 } else { 0 };
-        Draft { code: LOAD_WORD, operand: offset, on_true: Next, on_false: Next }
+        Draft {
+            code: LOAD_WORD,
+            operand: offset,
+            on_true: Next,
+            on_false: Next,
+        }
     };
-    let test = |code, operand, on_true, on_false| Draft { code, operand, on_true, on_false };
+    let test = |code, operand, on_true, on_false| Draft {
+        code,
+        operand,
+        on_true,
+        on_false,
+    };
     match condition.comparison {
         Comparison::Eq => {
-            vec![word(true), test(JUMP_EQ, high, Next, Fails), word(false), test(JUMP_EQ, low, Next, Fails)]
+            vec![
+                word(true),
+                test(JUMP_EQ, high, Next, Fails),
+                word(false),
+                test(JUMP_EQ, low, Next, Fails),
+            ]
         }
         Comparison::Ne => {
-            vec![word(true), test(JUMP_EQ, high, Next, Holds), word(false), test(JUMP_EQ, low, Fails, Next)]
+            vec![
+                word(true),
+                test(JUMP_EQ, high, Next, Holds),
+                word(false),
+                test(JUMP_EQ, low, Fails, Next),
+            ]
         }
         Comparison::Gt | Comparison::Ge => vec![
             word(true),
             test(JUMP_GT, high, Holds, Next),
             test(JUMP_EQ, high, Next, Fails),
             word(false),
-            test(if condition.comparison == Comparison::Gt { JUMP_GT } else { JUMP_GE }, low, Next, Fails),
+            test(
+                if condition.comparison == Comparison::Gt {
+                    JUMP_GT
+                } else {
+                    JUMP_GE
+                },
+                low,
+                Next,
+                Fails,
+            ),
         ],
         Comparison::Lt | Comparison::Le => vec![
             word(true),
             test(JUMP_GT, high, Fails, Next),
             test(JUMP_EQ, high, Next, Holds),
             word(false),
-            test(if condition.comparison == Comparison::Lt { JUMP_GE } else { JUMP_GT }, low, Fails, Next),
+            test(
+                if condition.comparison == Comparison::Lt {
+                    JUMP_GE
+                } else {
+                    JUMP_GT
+                },
+                low,
+                Fails,
+                Next,
+            ),
         ],
         Comparison::MaskedEq { mask } => vec![
             word(true),
@@ -195,5 +241,10 @@ fn plain(code: u16, operand: u32) -> Instruction {
 }
 
 fn jump(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
-    Instruction { code, jump_true, jump_false, operand }
+    Instruction {
+        code,
+        jump_true,
+        jump_false,
+        operand,
+    }
 }

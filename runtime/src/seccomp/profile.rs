@@ -29,7 +29,11 @@ impl Action {
             "SCMP_ACT_ALLOW" => libc::SECCOMP_RET_ALLOW,
             "SCMP_ACT_LOG" => libc::SECCOMP_RET_LOG,
             "SCMP_ACT_NOTIFY" => libc::SECCOMP_RET_USER_NOTIF,
-            other => return Err(Error::invalid(format!("linux.seccomp: {other:?} is not an action"))),
+            other => {
+                return Err(Error::invalid(format!(
+                    "linux.seccomp: {other:?} is not an action"
+                )));
+            }
         }))
     }
 
@@ -125,7 +129,11 @@ impl Policy {
             CallPolicy::Always(action) => notify(action),
             CallPolicy::FirstOf(rules) => rules.iter().any(|(_, action)| notify(action)),
         };
-        notify(&self.default) || self.arches.iter().any(|arch| arch.calls.values().any(call_notifies))
+        notify(&self.default)
+            || self
+                .arches
+                .iter()
+                .any(|arch| arch.calls.values().any(call_notifies))
     }
 }
 
@@ -138,13 +146,17 @@ pub fn lower(seccomp: &Seccomp, warnings: &mut Vec<String>) -> Result<Policy> {
     let mut arches = vec![];
     arches.extend(Arch::native());
     if arches.is_empty() {
-        return Err(Error::invalid("linux.seccomp: filters are not supported on this machine's instruction set"));
+        return Err(Error::invalid(
+            "linux.seccomp: filters are not supported on this machine's instruction set",
+        ));
     }
     for name in &seccomp.architectures {
         match Arch::parse(name) {
             Some(arch) if !arches.contains(&arch) => arches.push(arch),
             Some(_) => {}
-            None => warnings.push(format!("linux.seccomp: the architecture {name} is unknown, its programs are killed")),
+            None => warnings.push(format!(
+                "linux.seccomp: the architecture {name} is unknown, its programs are killed"
+            )),
         }
     }
     let x32 = arches.contains(&Arch::X32);
@@ -166,13 +178,25 @@ pub fn lower(seccomp: &Seccomp, warnings: &mut Vec<String>) -> Result<Policy> {
         } else if arch == Arch::X86_64 {
             beyond.push((X32_BIT, Action::KILL_PROCESS));
         }
-        lowered.push(ArchPolicy { audit_arch: arch.audit_arch(), calls, beyond });
+        lowered.push(ArchPolicy {
+            audit_arch: arch.audit_arch(),
+            calls,
+            beyond,
+        });
     }
-    Ok(Policy { default, arches: lowered })
+    Ok(Policy {
+        default,
+        arches: lowered,
+    })
 }
 
 fn highest_named(seccomp: &Seccomp, arch: Arch) -> Option<u32> {
-    seccomp.syscalls.iter().flat_map(|rule| &rule.names).filter_map(|name| arch.number(name)).max()
+    seccomp
+        .syscalls
+        .iter()
+        .flat_map(|rule| &rule.names)
+        .filter_map(|name| arch.number(name))
+        .max()
 }
 
 fn lower_calls(seccomp: &Seccomp, arch: Arch, default: Action) -> Result<BTreeMap<u32, CallPolicy>> {
@@ -190,7 +214,12 @@ fn lower_calls(seccomp: &Seccomp, arch: Arch, default: Action) -> Result<BTreeMa
     Ok(calls)
 }
 
-fn add_rule(calls: &mut BTreeMap<u32, CallPolicy>, number: u32, action: Action, alternatives: &[Vec<Condition>]) {
+fn add_rule(
+    calls: &mut BTreeMap<u32, CallPolicy>,
+    number: u32,
+    action: Action,
+    alternatives: &[Vec<Condition>],
+) {
     if alternatives.is_empty() {
         // The first rule without conditions stays; rules with conditions give way to it.
         let known = calls.entry(number).or_insert(CallPolicy::Always(action));
@@ -199,7 +228,9 @@ fn add_rule(calls: &mut BTreeMap<u32, CallPolicy>, number: u32, action: Action, 
         }
         return;
     }
-    let known = calls.entry(number).or_insert_with(|| CallPolicy::FirstOf(Vec::new()));
+    let known = calls
+        .entry(number)
+        .or_insert_with(|| CallPolicy::FirstOf(Vec::new()));
     if let CallPolicy::FirstOf(rules) = known {
         rules.extend(alternatives.iter().map(|conditions| (conditions.clone(), action)));
     }
@@ -208,10 +239,11 @@ fn add_rule(calls: &mut BTreeMap<u32, CallPolicy>, number: u32, action: Action, 
 /// Sets of conditions of which one must hold entirely; none at all means always.
 fn alternatives(rule: &SyscallRule) -> Result<Vec<Vec<Condition>>> {
     let conditions = rule.args.iter().map(condition).collect::<Result<Vec<_>>>()?;
-    let repeated = conditions
-        .iter()
-        .enumerate()
-        .any(|(position, condition)| conditions[..position].iter().any(|earlier| earlier.index == condition.index));
+    let repeated = conditions.iter().enumerate().any(|(position, condition)| {
+        conditions[..position]
+            .iter()
+            .any(|earlier| earlier.index == condition.index)
+    });
     Ok(match conditions {
         conditions if conditions.is_empty() => Vec::new(),
         conditions if repeated => conditions.into_iter().map(|condition| vec![condition]).collect(),
@@ -221,7 +253,10 @@ fn alternatives(rule: &SyscallRule) -> Result<Vec<Vec<Condition>>> {
 
 fn condition(arg: &SyscallArg) -> Result<Condition> {
     if arg.index > 5 {
-        return Err(Error::invalid(format!("linux.seccomp: a call has no argument {}", arg.index)));
+        return Err(Error::invalid(format!(
+            "linux.seccomp: a call has no argument {}",
+            arg.index
+        )));
     }
     let comparison = match arg.op.as_str() {
         "SCMP_CMP_NE" => Comparison::Ne,
@@ -232,9 +267,21 @@ fn condition(arg: &SyscallArg) -> Result<Condition> {
         "SCMP_CMP_GT" => Comparison::Gt,
         "SCMP_CMP_MASKED_EQ" => {
             let comparison = Comparison::MaskedEq { mask: arg.value };
-            return Ok(Condition { index: arg.index, comparison, value: arg.value_two & arg.value });
+            return Ok(Condition {
+                index: arg.index,
+                comparison,
+                value: arg.value_two & arg.value,
+            });
         }
-        other => return Err(Error::invalid(format!("linux.seccomp: {other:?} is not a comparison"))),
+        other => {
+            return Err(Error::invalid(format!(
+                "linux.seccomp: {other:?} is not a comparison"
+            )));
+        }
     };
-    Ok(Condition { index: arg.index, comparison, value: arg.value })
+    Ok(Condition {
+        index: arg.index,
+        comparison,
+        value: arg.value,
+    })
 }

@@ -145,7 +145,10 @@ impl Arch {
             Self::X86 => x86::Sysno::from_str(name).ok()?.id(),
             Self::X86_64 => x86_64::Sysno::from_str(name).ok()?.id(),
             Self::X32 => {
-                let own = X32_OWN.iter().find(|(own, _)| *own == name).map(|(_, number)| *number as i32);
+                let own = X32_OWN
+                    .iter()
+                    .find(|(own, _)| *own == name)
+                    .map(|(_, number)| *number as i32);
                 own.or_else(|| Some(x86_64::Sysno::from_str(name).ok()?.id()))? | 0x4000_0000
             }
             Self::Arm => arm::Sysno::from_str(name).ok()?.id(),

@@ -21,7 +21,11 @@ impl Call {
     fn new(number: u32, args: &[u64]) -> Self {
         let mut all = [0; 6];
         all[..args.len()].copy_from_slice(args);
-        Self { number, arch: X86_64, args: all }
+        Self {
+            number,
+            arch: X86_64,
+            args: all,
+        }
     }
 
     fn word(&self, offset: u32) -> u32 {
@@ -60,7 +64,12 @@ fn interpret(program: &[Instruction], call: &Call) -> u32 {
 }
 
 fn rule(names: &[&str], action: &str, args: &[(u32, &str, u64, u64)]) -> SyscallRule {
-    let arg = |&(index, op, value, value_two): &(u32, &str, u64, u64)| SyscallArg { index, value, value_two, op: op.into() };
+    let arg = |&(index, op, value, value_two): &(u32, &str, u64, u64)| SyscallArg {
+        index,
+        value,
+        value_two,
+        op: op.into(),
+    };
     SyscallRule {
         names: names.iter().map(|name| (*name).to_owned()).collect(),
         action: action.into(),
@@ -72,7 +81,11 @@ fn rule(names: &[&str], action: &str, args: &[(u32, &str, u64, u64)]) -> Syscall
 fn profile(default: &str, syscalls: Vec<SyscallRule>) -> Seccomp {
     Seccomp {
         default_action: default.into(),
-        architectures: vec!["SCMP_ARCH_X86_64".into(), "SCMP_ARCH_X86".into(), "SCMP_ARCH_X32".into()],
+        architectures: vec![
+            "SCMP_ARCH_X86_64".into(),
+            "SCMP_ARCH_X86".into(),
+            "SCMP_ARCH_X32".into(),
+        ],
         syscalls,
         ..Seccomp::default()
     }
@@ -93,8 +106,19 @@ mod x86 {
 
     #[test]
     fn named_calls_are_allowed_on_each_instruction_set() {
-        let program = compiled(&profile("SCMP_ACT_ERRNO", vec![rule(&["read", "execve", "mseal"], "SCMP_ACT_ALLOW", &[])]));
-        let on = |arch, number| interpret(&program, &Call { arch, ..Call::new(number, &[]) });
+        let program = compiled(&profile(
+            "SCMP_ACT_ERRNO",
+            vec![rule(&["read", "execve", "mseal"], "SCMP_ACT_ALLOW", &[])],
+        ));
+        let on = |arch, number| {
+            interpret(
+                &program,
+                &Call {
+                    arch,
+                    ..Call::new(number, &[])
+                },
+            )
+        };
         assert_eq!(on(X86_64, 0), ALLOW, "read");
         assert_eq!(on(X86_64, 1), EPERM, "write");
         assert_eq!(on(X86_64, 59), ALLOW, "execve");
@@ -103,7 +127,11 @@ mod x86 {
         assert_eq!(on(X86, 11), ALLOW, "execve of i386");
         assert_eq!(on(X86_64, 0x4000_0000), ALLOW, "read of x32");
         assert_eq!(on(X86_64, 0x4000_0000 + 520), ALLOW, "execve of x32");
-        assert_eq!(on(X86_64, 0x4000_0000 + 59), EPERM, "x32 has another number for execve");
+        assert_eq!(
+            on(X86_64, 0x4000_0000 + 59),
+            EPERM,
+            "x32 has another number for execve"
+        );
         assert_eq!(on(0xc000_00b7, 63), KILL_PROCESS, "aarch64 was not named");
     }
 
@@ -113,17 +141,48 @@ mod x86 {
         profile.architectures = vec![];
         let program = compiled(&profile);
         assert_eq!(interpret(&program, &Call::new(0x4000_0000, &[])), KILL_PROCESS);
-        assert_eq!(interpret(&program, &Call::new(0, &[])), ALLOW, "the machine's own set needs no naming");
-        assert_eq!(interpret(&program, &Call { arch: X86, ..Call::new(3, &[]) }), KILL_PROCESS);
+        assert_eq!(
+            interpret(&program, &Call::new(0, &[])),
+            ALLOW,
+            "the machine's own set needs no naming"
+        );
+        assert_eq!(
+            interpret(
+                &program,
+                &Call {
+                    arch: X86,
+                    ..Call::new(3, &[])
+                }
+            ),
+            KILL_PROCESS
+        );
     }
 
     #[test]
     fn newer_calls_do_not_exist() {
-        let program = compiled(&profile("SCMP_ACT_ERRNO", vec![rule(&["read", "openat"], "SCMP_ACT_ALLOW", &[])]));
-        assert_eq!(interpret(&program, &Call::new(256, &[])), EPERM, "below the newest named call");
-        assert_eq!(interpret(&program, &Call::new(435, &[])), ENOSYS, "clone3, above it");
-        let program = compiled(&profile("SCMP_ACT_LOG", vec![rule(&["read"], "SCMP_ACT_ERRNO", &[])]));
-        assert_eq!(interpret(&program, &Call::new(435, &[])), 0x7ffc_0000, "a default that allows stays");
+        let program = compiled(&profile(
+            "SCMP_ACT_ERRNO",
+            vec![rule(&["read", "openat"], "SCMP_ACT_ALLOW", &[])],
+        ));
+        assert_eq!(
+            interpret(&program, &Call::new(256, &[])),
+            EPERM,
+            "below the newest named call"
+        );
+        assert_eq!(
+            interpret(&program, &Call::new(435, &[])),
+            ENOSYS,
+            "clone3, above it"
+        );
+        let program = compiled(&profile(
+            "SCMP_ACT_LOG",
+            vec![rule(&["read"], "SCMP_ACT_ERRNO", &[])],
+        ));
+        assert_eq!(
+            interpret(&program, &Call::new(435, &[])),
+            0x7ffc_0000,
+            "a default that allows stays"
+        );
     }
 
     #[test]
@@ -131,27 +190,53 @@ mod x86 {
         let rules = vec![
             rule(&["read"], "SCMP_ACT_TRAP", &[(0, "SCMP_CMP_EQ", 7, 0)]),
             rule(&["read"], "SCMP_ACT_ALLOW", &[]),
-            rule(&["socket"], "SCMP_ACT_ALLOW", &[(0, "SCMP_CMP_EQ", 1, 0), (0, "SCMP_CMP_EQ", 2, 0)]),
-            rule(&["openat"], "SCMP_ACT_ALLOW", &[(0, "SCMP_CMP_EQ", 1, 0), (1, "SCMP_CMP_EQ", 2, 0)]),
+            rule(
+                &["socket"],
+                "SCMP_ACT_ALLOW",
+                &[(0, "SCMP_CMP_EQ", 1, 0), (0, "SCMP_CMP_EQ", 2, 0)],
+            ),
+            rule(
+                &["openat"],
+                "SCMP_ACT_ALLOW",
+                &[(0, "SCMP_CMP_EQ", 1, 0), (1, "SCMP_CMP_EQ", 2, 0)],
+            ),
             rule(&["mseal"], "SCMP_ACT_ALLOW", &[]),
         ];
         let program = compiled(&profile("SCMP_ACT_ERRNO", rules));
         let run = |number, args: &[u64]| interpret(&program, &Call::new(number, args));
         assert_eq!(run(0, &[7]), ALLOW);
-        assert_eq!((run(41, &[1]), run(41, &[2]), run(41, &[3])), (ALLOW, ALLOW, EPERM));
-        assert_eq!((run(257, &[1, 2]), run(257, &[1, 3]), run(257, &[2, 2])), (ALLOW, EPERM, EPERM));
+        assert_eq!(
+            (run(41, &[1]), run(41, &[2]), run(41, &[3])),
+            (ALLOW, ALLOW, EPERM)
+        );
+        assert_eq!(
+            (run(257, &[1, 2]), run(257, &[1, 3]), run(257, &[2, 2])),
+            (ALLOW, EPERM, EPERM)
+        );
     }
 
     #[test]
     fn a_large_profile_needs_long_jumps_and_still_fits() {
-        let names: Vec<String> = ::syscalls::x86_64::Sysno::iter().map(|call| call.name().to_owned()).collect();
+        let names: Vec<String> = ::syscalls::x86_64::Sysno::iter()
+            .map(|call| call.name().to_owned())
+            .collect();
         let every_other: Vec<&str> = names.iter().step_by(2).map(String::as_str).collect();
-        let program = compiled(&profile("SCMP_ACT_ERRNO", vec![rule(&every_other, "SCMP_ACT_ALLOW", &[])]));
+        let program = compiled(&profile(
+            "SCMP_ACT_ERRNO",
+            vec![rule(&every_other, "SCMP_ACT_ALLOW", &[])],
+        ));
         assert!(program.len() < MAX_INSTRUCTIONS, "{}", program.len());
         for call in ::syscalls::x86_64::Sysno::iter() {
-            let expected = if every_other.contains(&call.name()) { ALLOW } else { EPERM };
+            let expected = if every_other.contains(&call.name()) {
+                ALLOW
+            } else {
+                EPERM
+            };
             let got = interpret(&program, &Call::new(call.id() as u32, &[]));
-            assert!(got == expected || got == ENOSYS && expected == EPERM, "{call}: {got:#x}");
+            assert!(
+                got == expected || got == ENOSYS && expected == EPERM,
+                "{call}: {got:#x}"
+            );
         }
     }
 }
@@ -165,10 +250,16 @@ fn wrong_profiles_are_refused_and_unknown_names_passed_over() {
     let notify = rule(&["read"], "SCMP_ACT_NOTIFY", &[]);
     assert!(error(&profile("SCMP_ACT_ALLOW", vec![notify])).contains("listenerPath"));
 
-    let mut unknown = profile("SCMP_ACT_ALLOW", vec![rule(&["no_such_call"], "SCMP_ACT_ERRNO", &[])]);
+    let mut unknown = profile(
+        "SCMP_ACT_ALLOW",
+        vec![rule(&["no_such_call"], "SCMP_ACT_ERRNO", &[])],
+    );
     unknown.architectures.push("SCMP_ARCH_TOMORROW".into());
     let mut warnings = Vec::new();
-    assert!(compile(&unknown, &mut warnings).unwrap().is_none(), "nothing is left to filter");
+    assert!(
+        compile(&unknown, &mut warnings).unwrap().is_none(),
+        "nothing is left to filter"
+    );
     assert_eq!(warnings.len(), 1);
 }
 
@@ -179,7 +270,10 @@ fn numbers_of_errors_reach_the_kernel() {
     let profile = profile("SCMP_ACT_ALLOW", vec![denied]);
     let policy = profile::lower(&profile, &mut Vec::new()).unwrap();
     let calls = &policy.arches[0].calls;
-    assert_eq!(calls.values().next(), Some(&CallPolicy::Always(profile::Action(ENOSYS))));
+    assert_eq!(
+        calls.values().next(),
+        Some(&CallPolicy::Always(profile::Action(ENOSYS)))
+    );
 }
 
 fn holds(op: &str, argument: u64, value: u64, value_two: u64) -> bool {
@@ -254,10 +348,22 @@ proptest! {
 
 #[test]
 fn masks_apply_to_the_value_too() {
-    let arg = SyscallArg { index: 0, value: 0xf0, value_two: 0x1ff, op: "SCMP_CMP_MASKED_EQ".into() };
-    let rule = SyscallRule { names: vec!["getpid".into()], action: "SCMP_ACT_ALLOW".into(), errno_ret: None, args: vec![arg] };
+    let arg = SyscallArg {
+        index: 0,
+        value: 0xf0,
+        value_two: 0x1ff,
+        op: "SCMP_CMP_MASKED_EQ".into(),
+    };
+    let rule = SyscallRule {
+        names: vec!["getpid".into()],
+        action: "SCMP_ACT_ALLOW".into(),
+        errno_ret: None,
+        args: vec![arg],
+    };
     let policy = profile::lower(&profile("SCMP_ACT_ERRNO", vec![rule]), &mut Vec::new()).unwrap();
-    let Some(CallPolicy::FirstOf(rules)) = policy.arches[0].calls.values().next() else { panic!("no rule") };
+    let Some(CallPolicy::FirstOf(rules)) = policy.arches[0].calls.values().next() else {
+        panic!("no rule")
+    };
     assert_eq!(rules[0].0[0].comparison, Comparison::MaskedEq { mask: 0xf0 });
     assert_eq!(rules[0].0[0].value, 0xf0);
 }

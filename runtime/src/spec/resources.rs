@@ -11,7 +11,11 @@ use super::null_as_empty;
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// Which device nodes may be used, in this order.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub devices: Vec<DeviceRule>,
     /// Memory.
     #[serde(default, deserialize_with = "null_as_empty")]
@@ -26,16 +30,28 @@ pub struct Resources {
     #[serde(default, rename = "blockIO", deserialize_with = "null_as_empty")]
     pub block_io: BlockIo,
     /// Huge pages.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub hugepage_limits: Vec<HugepageLimit>,
     /// Marks on packets (cgroup v1).
     #[serde(default, deserialize_with = "null_as_empty")]
     pub network: Network,
     /// RDMA devices.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub rdma: BTreeMap<String, Rdma>,
     /// Files of cgroup v2 and what to write to them.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub unified: BTreeMap<String, String>,
 }
 
@@ -132,19 +148,41 @@ pub struct BlockIo {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaf_weight: Option<u16>,
     /// Weights by device.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub weight_device: Vec<WeightDevice>,
     /// Bytes read in a second.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub throttle_read_bps_device: Vec<ThrottleDevice>,
     /// Bytes written in a second.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub throttle_write_bps_device: Vec<ThrottleDevice>,
     /// Reads in a second.
-    #[serde(default, rename = "throttleReadIOPSDevice", deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        rename = "throttleReadIOPSDevice",
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub throttle_read_iops_device: Vec<ThrottleDevice>,
     /// Writes in a second.
-    #[serde(default, rename = "throttleWriteIOPSDevice", deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        rename = "throttleWriteIOPSDevice",
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub throttle_write_iops_device: Vec<ThrottleDevice>,
 }
 
@@ -192,7 +230,11 @@ pub struct Network {
     #[serde(default, rename = "classID", skip_serializing_if = "Option::is_none")]
     pub class_id: Option<u32>,
     /// Priorities by interface.
-    #[serde(default, deserialize_with = "null_as_empty", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_empty",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub priorities: Vec<InterfacePriority>,
 }
 
@@ -220,7 +262,10 @@ pub struct Rdma {
 impl Resources {
     /// Whether anything is limited, beside the devices.
     pub fn limits_anything(&self) -> bool {
-        let unlimited = Self { devices: self.devices.clone(), ..Self::default() };
+        let unlimited = Self {
+            devices: self.devices.clone(),
+            ..Self::default()
+        };
         *self != unlimited
     }
 }

@@ -43,7 +43,14 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: &[Instruction]) ->
         flags: BPF_F_ALLOW_MULTI,
     };
     // SAFETY: the structure is the beginning of `union bpf_attr` for this command and its size is given.
-    let value = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attr, size_of::<Attach>()) };
+    let value = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_ATTACH,
+            &raw const attr,
+            size_of::<Attach>(),
+        )
+    };
     Errno::result(value).map(drop)
 }
 

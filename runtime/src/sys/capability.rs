@@ -31,7 +31,10 @@ pub struct Sets {
 
 /// The sets of the calling process.
 pub fn get() -> nix::Result<Sets> {
-    let header = Header { version: VERSION_3, pid: 0 };
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
     let mut data = [Data::default(); 2];
     // SAFETY: version 3 of the interface takes a header and two data structures.
     Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) })?;
@@ -45,7 +48,10 @@ pub fn get() -> nix::Result<Sets> {
 
 /// Changes the sets of the calling process.
 pub fn set(sets: Sets) -> nix::Result<()> {
-    let header = Header { version: VERSION_3, pid: 0 };
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
     let part = |shift: u32| Data {
         effective: (sets.effective >> shift) as u32,
         permitted: (sets.permitted >> shift) as u32,
@@ -59,21 +65,30 @@ pub fn set(sets: Sets) -> nix::Result<()> {
 /// Whether `capability` is in the bounding set; an error means that the kernel does not know it.
 pub fn in_bounding(capability: u32) -> nix::Result<bool> {
     // SAFETY: a plain call with integers.
-    Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_READ, capability as libc::c_ulong, 0, 0, 0) })
+    Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(capability), 0, 0, 0) })
         .map(|value| value == 1)
 }
 
 /// Removes `capability` from the bounding set.
 pub fn drop_bounding(capability: u32) -> nix::Result<()> {
     // SAFETY: a plain call with integers.
-    Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) }).map(drop)
+    Errno::result(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) })
+        .map(drop)
 }
 
 /// Empties the ambient set.
 pub fn clear_ambient() -> nix::Result<()> {
     // SAFETY: a plain call with integers.
-    Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0) })
-        .map(drop)
+    Errno::result(unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong,
+            0,
+            0,
+            0,
+        )
+    })
+    .map(drop)
 }
 
 /// Adds `capability` to the ambient set.
@@ -83,7 +98,7 @@ pub fn raise_ambient(capability: u32) -> nix::Result<()> {
         libc::prctl(
             libc::PR_CAP_AMBIENT,
             libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong,
-            capability as libc::c_ulong,
+            libc::c_ulong::from(capability),
             0,
             0,
         )

@@ -41,8 +41,9 @@ pub fn open_tree(dir: BorrowedFd<'_>, path: &Path, recursive: bool) -> nix::Resu
         flags |= libc::AT_EMPTY_PATH as u32;
     }
     // SAFETY: the path is a valid C string for the time of the call.
-    let value =
-        path.with_nix_path(|path| unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })?;
+    let value = path.with_nix_path(|path| unsafe {
+        libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags)
+    })?;
     owned_fd(value)
 }
 
@@ -135,8 +136,14 @@ impl FsContext {
     pub fn mount(&self, attr: u64) -> nix::Result<OwnedFd> {
         self.config(libc::FSCONFIG_CMD_CREATE, None, None)?;
         // SAFETY: a plain call with integers.
-        let value =
-            unsafe { libc::syscall(libc::SYS_fsmount, self.0.as_raw_fd(), libc::FSMOUNT_CLOEXEC, attr as libc::c_uint) };
+        let value = unsafe {
+            libc::syscall(
+                libc::SYS_fsmount,
+                self.0.as_raw_fd(),
+                libc::FSMOUNT_CLOEXEC,
+                attr as libc::c_uint,
+            )
+        };
         owned_fd(value)
     }
 
@@ -147,7 +154,12 @@ impl FsContext {
         let mut last = None;
         while let Ok(length @ 1..) = file.read(&mut buffer) {
             let line = String::from_utf8_lossy(&buffer[..length]);
-            last = Some(line.trim_end().trim_start_matches("e ").trim_start_matches("w ").to_owned());
+            last = Some(
+                line.trim_end()
+                    .trim_start_matches("e ")
+                    .trim_start_matches("w ")
+                    .to_owned(),
+            );
         }
         last
     }
@@ -159,7 +171,14 @@ impl FsContext {
         let pointer = |text: &Option<CString>| text.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
         // SAFETY: both strings are null or valid C strings for the time of the call.
         let result = unsafe {
-            libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, pointer(&key), pointer(&value), 0)
+            libc::syscall(
+                libc::SYS_fsconfig,
+                self.0.as_raw_fd(),
+                command,
+                pointer(&key),
+                pointer(&value),
+                0,
+            )
         };
         Errno::result(result).map(drop)
     }

@@ -35,8 +35,16 @@ pub fn clone_process(flags: CloneFlags) -> nix::Result<Cloned> {
         tls: u64,
     }
     // With CLONE_PARENT the exit signal is the caller's own and must not be given.
-    let exit_signal = if flags.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 };
-    let args = CloneArgs { flags: u64::from(flags.bits() as u32), exit_signal, ..Default::default() };
+    let exit_signal = if flags.contains(CloneFlags::CLONE_PARENT) {
+        0
+    } else {
+        libc::SIGCHLD as u64
+    };
+    let args = CloneArgs {
+        flags: u64::from(flags.bits() as u32),
+        exit_signal,
+        ..Default::default()
+    };
     // SAFETY: without CLONE_VM and without a stack this is fork(2) with other flags, and the process has one
     // thread, so that no lock can be held by a thread that the child lacks.
     let value = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
@@ -82,8 +90,14 @@ pub fn setns_pidfd(pidfd: BorrowedFd<'_>, flags: CloneFlags) -> nix::Result<()> 
 /// Marks every descriptor from `first` on to be closed by the next exec.
 pub fn cloexec_from(first: RawFd) -> nix::Result<()> {
     // SAFETY: the flag only changes what exec does; no descriptor is closed under its owner.
-    let value =
-        unsafe { libc::syscall(libc::SYS_close_range, first as u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    let value = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
     Errno::result(value).map(drop)
 }
 
@@ -150,7 +164,10 @@ pub fn set_scheduler(mut attr: SchedAttr) -> nix::Result<()> {
 
 /// Sets a resource limit of the calling process by the number of the resource.
 pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
     // SAFETY: `limit` lives for the time of the call.
     let value = unsafe { libc::prlimit64(0, resource as _, &raw const limit, std::ptr::null_mut()) };
     Errno::result(value).map(drop)
@@ -158,7 +175,10 @@ pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
 
 /// The soft and hard limit of the calling process.
 pub fn rlimit(resource: u32) -> nix::Result<(u64, u64)> {
-    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `limit` lives for the time of the call and is what the kernel writes.
     let value = unsafe { libc::prlimit64(0, resource as _, std::ptr::null(), &raw mut limit) };
     Errno::result(value)?;

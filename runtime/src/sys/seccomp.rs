@@ -27,9 +27,14 @@ pub fn load(program: &[Instruction], flags: u64) -> nix::Result<Option<OwnedFd>>
     // SAFETY: `Instruction` has the layout of `sock_filter`; pointer and length describe one slice that the
     // kernel only reads.
     let value = Errno::result(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
     })?;
-    if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u64 == 0 {
+    if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
         return Ok(None);
     }
     // SAFETY: with this flag the call returns a new descriptor.
@@ -39,7 +44,13 @@ pub fn load(program: &[Instruction], flags: u64) -> nix::Result<Option<OwnedFd>>
 /// Whether the kernel knows this action.
 pub fn action_available(action: u32) -> bool {
     // SAFETY: the kernel reads one u32.
-    let value =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
+    let value = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_GET_ACTION_AVAIL,
+            0,
+            &raw const action,
+        )
+    };
     value == 0
 }

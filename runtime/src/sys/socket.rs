@@ -21,7 +21,10 @@ pub fn receive_packet(socket: RawFd, buffer: &mut [u8]) -> nix::Result<(usize, O
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = control {
                 // SAFETY: the kernel has just made these descriptors for us.
-                fd = fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).next();
+                fd = fds
+                    .into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+                    .next();
             }
         }
         return Ok((message.bytes, fd));

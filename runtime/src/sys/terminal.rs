@@ -29,7 +29,12 @@ pub fn make_controlling(terminal: BorrowedFd<'_>) -> nix::Result<()> {
 
 /// The size of the window behind a terminal.
 pub fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<Winsize> {
-    let mut size = Winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = Winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: the kernel writes one winsize.
     Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
     Ok(size)

@@ -12,16 +12,16 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 /// The runtime that this package builds.
-pub const OURS: &str = env!("CARGO_BIN_EXE_shale-runtime");
+pub(crate) const OURS: &str = env!("CARGO_BIN_EXE_shale-runtime");
 
 /// Says why a test does nothing, past the capture of the test harness.
-pub fn skip(reason: &str) {
+pub(crate) fn skip(reason: &str) {
     let name = std::thread::current().name().unwrap_or("test").to_owned();
     let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {reason}");
 }
 
 /// A static busybox, and root: what all of these tests need.
-pub fn ready() -> bool {
+pub(crate) fn ready() -> bool {
     if !nix::unistd::geteuid().is_root() {
         skip("needs root");
         return false;
@@ -35,18 +35,36 @@ pub fn ready() -> bool {
 
 fn busybox() -> Option<PathBuf> {
     let known = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from);
-    known.into_iter().find(|path| {
-        // A dynamic one names its interpreter.
-        std::fs::read(path).is_ok_and(|bytes| !bytes.windows(8).any(|window| window == b"ld-linux"))
-    })
+    known
+        .into_iter()
+        .find(|path| std::fs::read(path).is_ok_and(|program| is_static(&program)))
+}
+
+/// Whether an ELF file of 64 bits names no interpreter.
+fn is_static(program: &[u8]) -> bool {
+    const PT_INTERP: u32 = 3;
+    let half = |at: usize| usize::from(u16::from_ne_bytes(program[at..at + 2].try_into().unwrap()));
+    if program.len() < 64 {
+        return false;
+    }
+    let first = u64::from_ne_bytes(program[32..40].try_into().unwrap()) as usize;
+    let kind = |n: usize| {
+        let at = first + n * half(54);
+        u32::from_ne_bytes(program[at..at + 4].try_into().unwrap())
+    };
+    (0..half(56)).all(|n| kind(n) != PT_INTERP)
 }
 
 /// The runtimes under test: SHALE_TEST_RUNTIME, or ours and runc.
-pub fn runtimes() -> Vec<String> {
+pub(crate) fn runtimes() -> Vec<String> {
     if let Ok(runtime) = std::env::var("SHALE_TEST_RUNTIME") {
         return vec![runtime];
     }
-    let runc = Command::new("runc").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let runc = Command::new("runc")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok();
     if !runc {
         skip("runc is not installed, so that the tests are not checked against it");
     }
@@ -56,27 +74,36 @@ pub fn runtimes() -> Vec<String> {
 }
 
 /// A bundle and the runtime that runs it.
-pub struct Bundle {
-    pub runtime: String,
-    pub directory: tempfile::TempDir,
-    pub config: Value,
+pub(crate) struct Bundle {
+    pub(crate) runtime: String,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) config: Value,
 }
 
 impl Bundle {
     /// Runs `args` in all new namespaces.
-    pub fn new(runtime: &str, args: &[&str]) -> Self {
+    pub(crate) fn new(runtime: &str, args: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let rootfs = directory.path().join("rootfs");
         for name in ["bin", "proc", "sys", "dev", "etc", "tmp", "work"] {
             std::fs::create_dir_all(rootfs.join(name)).unwrap();
         }
         std::fs::copy(busybox().unwrap(), rootfs.join("bin/busybox")).unwrap();
-        for name in ["sh", "cat", "ls", "id", "sleep", "true", "hostname", "mkdir", "tty", "ulimit", "pwd", "test", "stat"] {
+        for name in [
+            "sh", "cat", "ls", "id", "sleep", "true", "hostname", "mkdir", "tty", "ulimit", "pwd", "test",
+            "stat",
+        ] {
             symlink("busybox", rootfs.join("bin").join(name)).unwrap();
         }
-        std::fs::write(rootfs.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n").unwrap();
-        let namespaces: Vec<Value> =
-            ["pid", "network", "ipc", "uts", "mount", "cgroup"].iter().map(|kind| json!({"type": kind})).collect();
+        std::fs::write(
+            rootfs.join("etc/passwd"),
+            "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n",
+        )
+        .unwrap();
+        let namespaces: Vec<Value> = ["pid", "network", "ipc", "uts", "mount", "cgroup"]
+            .iter()
+            .map(|kind| json!({"type": kind}))
+            .collect();
         let config = json!({
             "ociVersion": "1.0.2",
             "process": {"args": args, "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"], "noNewPrivileges": true,
@@ -91,92 +118,123 @@ impl Bundle {
             ],
             "linux": {"namespaces": namespaces},
         });
-        Self { runtime: runtime.to_owned(), directory, config }
+        Self {
+            runtime: runtime.to_owned(),
+            directory,
+            config,
+        }
     }
 
     /// Runs a script.
-    pub fn script(runtime: &str, script: &str) -> Self {
+    pub(crate) fn script(runtime: &str, script: &str) -> Self {
         Self::new(runtime, &["sh", "-c", script])
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    pub fn rootfs(&self) -> PathBuf {
+    pub(crate) fn rootfs(&self) -> PathBuf {
         self.path().join("rootfs")
     }
 
     /// A name that no other bundle has.
-    pub fn id(&self) -> String {
-        let unique = self.path().file_name().unwrap().to_string_lossy().replace(|c: char| !c.is_ascii_alphanumeric(), "");
+    pub(crate) fn id(&self) -> String {
+        let unique = self
+            .path()
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .replace(|c: char| !c.is_ascii_alphanumeric(), "");
         format!("shaletest-{unique}")
     }
 
     /// The runtime with these arguments, in the bundle.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         std::fs::write(self.path().join("config.json"), self.config.to_string()).unwrap();
         let mut command = Command::new(&self.runtime);
-        command.arg("--root").arg(self.path().join("state")).args(args).current_dir(self.path()).stdin(Stdio::null());
+        command
+            .arg("--root")
+            .arg(self.path().join("state"))
+            .args(args)
+            .current_dir(self.path())
+            .stdin(Stdio::null());
         command
     }
 
     /// What came of it. Through files: a container that goes on must not keep a pipe open.
-    pub fn call(&self, args: &[&str]) -> Output {
+    pub(crate) fn call(&self, args: &[&str]) -> Output {
         let open = |name: &str| {
             let path = self.path().join(name);
             (std::fs::File::create(&path).unwrap(), path)
         };
         let ((out, out_path), (err, err_path)) = (open("stdout"), open("stderr"));
         let status = self.command(args).stdout(out).stderr(err).status().unwrap();
-        Output { status, stdout: std::fs::read(out_path).unwrap(), stderr: std::fs::read(err_path).unwrap() }
+        Output {
+            status,
+            stdout: std::fs::read(out_path).unwrap(),
+            stderr: std::fs::read(err_path).unwrap(),
+        }
     }
 
     /// `run`, to its end.
-    pub fn run(&self) -> Output {
+    pub(crate) fn run(&self) -> Output {
         self.call(&["run", &self.id()])
     }
 
     /// `run`, which must succeed; its output.
-    pub fn run_ok(&self) -> String {
+    pub(crate) fn run_ok(&self) -> String {
         let output = self.run();
         assert!(output.status.success(), "{}: {}", self.runtime, describe(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// A command about this container, which must succeed; its output.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.call(args);
-        assert!(output.status.success(), "{} {args:?}: {}", self.runtime, describe(&output));
+        assert!(
+            output.status.success(),
+            "{} {args:?}: {}",
+            self.runtime,
+            describe(&output)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// The status according to `state`.
-    pub fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         let state: Value = serde_json::from_str(&self.ok(&["state", &self.id()])).unwrap();
         state["status"].as_str().unwrap().to_owned()
     }
 
     /// Waits for the container to come to a state, without which the test fails.
-    pub fn wait_for(&self, status: &str) {
+    pub(crate) fn wait_for(&self, status: &str) {
         for _ in 0..500 {
             if self.status() == status {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        panic!("{}: the container is {}, not {status}", self.runtime, self.status());
+        panic!(
+            "{}: the container is {}, not {status}",
+            self.runtime,
+            self.status()
+        );
     }
 }
 
 impl Drop for Bundle {
     fn drop(&mut self) {
-        let _ = self.command(&["delete", "--force", &self.id()]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let _ = self
+            .command(&["delete", "--force", &self.id()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
 /// What a command said, for messages.
-pub fn describe(output: &Output) -> String {
+pub(crate) fn describe(output: &Output) -> String {
     format!(
         "{}, output {:?}, errors {:?}",
         output.status,
@@ -186,7 +244,7 @@ pub fn describe(output: &Output) -> String {
 }
 
 /// No mount of this machine lies below the path.
-pub fn assert_no_mounts_below(path: &Path) {
+pub(crate) fn assert_no_mounts_below(path: &Path) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let path = path.to_str().unwrap();
     assert!(!mounts.contains(path), "mounts are left below {path}:\n{mounts}");
