@@ -34,6 +34,9 @@ pub struct LayerEntry {
     pub mtime: (i64, u32),
 }
 
+/// An entry as it is drawn or written in a test: path, item, mode, owner, value of the attribute `user.lower`.
+pub type DrawnEntry = (RelPath, Item, u32, u32, Option<Vec<u8>>);
+
 /// A layer without contradictions: every parent of an entry is a directory of the same layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layer {
@@ -44,7 +47,7 @@ pub struct Layer {
 impl Layer {
     /// Takes entries in order; an entry that contradicts an earlier one is dropped. `index` tells layers apart.
     #[must_use]
-    pub fn from_list(index: usize, list: &[(RelPath, Item, u32, u32, Option<Vec<u8>>)]) -> Layer {
+    pub fn from_list(index: usize, list: &[DrawnEntry]) -> Layer {
         let mut layer = Layer::default();
         for (path, item, mode, owner, xattr) in list {
             let mut path = path.clone();

@@ -54,7 +54,8 @@ impl Mapping {
     /// Waits until what was stored has reached the file.
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: the range is exactly the mapping.
-        Ok(unsafe { rustix::mm::msync(self.start, self.len, MsyncFlags::SYNC)? })
+        unsafe { rustix::mm::msync(self.start, self.len, MsyncFlags::SYNC)? };
+        Ok(())
     }
 }
 

@@ -1,29 +1,27 @@
 //! Failures once found by the random tests, shrunk, each under the name of what it is about.
 
-use shale_tests::layers::{Item, Layer};
+use shale_tests::layers::{DrawnEntry, Item, Layer};
 use shale_tests::mount::Backend;
-use shale_tests::ops::{Access, Op, RelPath, RenameFlag, p};
+use shale_tests::ops::{Access, Op, RenameFlag, p};
 use shale_tests::runner::{Plan, run_case};
 use shale_tests::scratch::Scratch;
 use shale_tests::strategies::Case;
 
-type Entry = (RelPath, Item, u32, u32, Option<Vec<u8>>);
-
-fn file(path: &str, content: &str) -> Entry {
+fn file(path: &str, content: &str) -> DrawnEntry {
     (p(path), Item::File(content.into()), 0o644, 0, None)
 }
 
-fn directory(path: &str) -> Entry {
+fn directory(path: &str) -> DrawnEntry {
     (p(path), Item::Dir { opaque: false }, 0o755, 0, None)
 }
 
 /// Two names of one file: `path` with `-l<layer>-0` and `-l<layer>-1` appended.
-fn linked(path: &str, content: &str) -> Entry {
+fn linked(path: &str, content: &str) -> DrawnEntry {
     (p(path), Item::Linked(content.into()), 0o644, 0, None)
 }
 
 /// Runs the steps on everything that is there, and hands the uppers round when the layers have no links.
-fn check(layers: &[&[Entry]], ops: &[Op]) {
+fn check(layers: &[&[DrawnEntry]], ops: &[Op]) {
     let layers: Vec<Layer> = layers
         .iter()
         .enumerate()

@@ -163,7 +163,7 @@ for_each_union! {
         });
         let fixture = Fixture::over(scratch, backend, spec);
         let secret = fixture.scratch().path().join("secret/dir/file");
-        assert_eq!(fixture.at("link").symlink_metadata().unwrap().file_type().is_symlink(), true);
+        assert!(fixture.at("link").symlink_metadata().unwrap().file_type().is_symlink());
         posix::lchown(&fixture.at("link"), 7, 7).unwrap();
         let _ = posix::set_xattr(&fixture.at("link"), "trusted.x", b"y", XattrFlags::empty());
         assert_eq!(text(&secret), "secret content");
