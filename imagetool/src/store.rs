@@ -25,6 +25,7 @@ mod remove;
 mod schema;
 mod staging;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -83,7 +84,13 @@ impl Store {
     /// Opens the store at `root`; creates it when it is not there, migrates it when it is older, and deletes what a
     /// killed command left behind.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        for folder in ["", "blobs/sha256", "layers", "containers", "tmp"] {
+        // layers hold set-user-id programs of any age: nobody else may reach them
+        let private = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root);
+        private.map_err(StoreError::io("create", root))?;
+        for folder in ["blobs/sha256", "layers", "containers", "tmp"] {
             let path = root.join(folder);
             std::fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
         }

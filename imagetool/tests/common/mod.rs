@@ -96,7 +96,7 @@ fn walk(root: &Path, path: &Path, found: &mut Tree) {
             "file {} {:?} {:?}",
             metadata.nlink(),
             metadata.mtime(),
-            std::fs::read(path).unwrap_or_default()
+            content(path)
         )
     };
     let relative = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
@@ -105,6 +105,14 @@ fn walk(root: &Path, path: &Path, found: &mut Tree) {
         for entry in std::fs::read_dir(path).unwrap() {
             walk(root, &entry.unwrap().path(), found);
         }
+    }
+}
+
+/// A file's content; of a large one its digest, so that a failed comparison stays readable.
+fn content(path: &Path) -> String {
+    match std::fs::read(path).unwrap_or_default() {
+        bytes if bytes.len() > 100 => imagetool::digest::Digest::of(&bytes).to_string(),
+        bytes => String::from_utf8_lossy(&bytes).into_owned(),
     }
 }
 
