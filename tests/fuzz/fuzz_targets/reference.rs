@@ -1,0 +1,14 @@
+//! Any text as a reference: what is accepted reads back the same and can be no path out of anywhere.
+#![no_main]
+
+use imagetool::reference::Reference;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    if let Ok(reference) = text.parse::<Reference>() {
+        let canonical = reference.canonical();
+        assert!(!canonical.contains("..") && canonical.is_ascii());
+        assert_eq!(canonical.parse::<Reference>().as_ref(), Ok(&reference));
+        assert_eq!(reference.familiar().parse::<Reference>().as_ref(), Ok(&reference));
+    }
+});
