@@ -83,7 +83,7 @@ impl Place {
 
 impl Cgroup {
     /// Makes the container's directories, and limits them.
-    pub fn create(linux: &Linux, id: &str, systemd: bool, in_user_namespace: bool) -> Result<Self> {
+    pub fn create(linux: &Linux, id: &str, systemd: bool) -> Result<Self> {
         let resources = linux.resources.clone().unwrap_or_default();
         let path = match linux.cgroups_path.as_deref().filter(|path| !path.is_empty()) {
             Some(path) if systemd => systemd_path(path)?,
@@ -104,13 +104,13 @@ impl Cgroup {
                 Err(error) => return Err(error.with_cleanup(cgroup.remove())),
             }
         }
-        if let Err(error) = cgroup.limit_first(&resources, in_user_namespace) {
+        if let Err(error) = cgroup.limit_first(&resources) {
             return Err(error.with_cleanup(cgroup.remove()));
         }
         Ok(cgroup)
     }
 
-    fn limit_first(&self, resources: &Resources, in_user_namespace: bool) -> Result<()> {
+    fn limit_first(&self, resources: &Resources) -> Result<()> {
         if self.places.is_empty() {
             return match resources.limits_anything() {
                 true => Err(Error::invalid(
@@ -120,11 +120,11 @@ impl Cgroup {
             };
         }
         self.limit(resources)?;
-        // The devices of a user namespace are the business of whoever made it.
-        if in_user_namespace {
-            Ok(())
-        } else {
+        // In a user namespace no node can be made, and the host's nodes are guarded by the host.
+        if crate::namespace::is_initial_user_namespace() {
             self.limit_devices(resources)
+        } else {
+            Ok(())
         }
     }
 

@@ -48,7 +48,15 @@ pub fn signal(container: &Container, signal: i32, all: bool) -> Result<()> {
         }
         return Err(Error::invalid("container not running"));
     };
-    if all {
+    // Without a pid namespace, the end of the first process is not that of the others.
+    let shares_pids = !container
+        .state
+        .spec
+        .linux
+        .namespaces
+        .iter()
+        .any(|namespace| namespace.kind == "pid");
+    if all || (shares_pids && signal == libc::SIGKILL) {
         signal_all(container, signal)?;
     } else {
         match pidfd_send_signal(pidfd.as_fd(), signal) {

@@ -62,6 +62,14 @@ pub fn gid_is_mapped(gid: u32) -> bool {
     })
 }
 
+/// Whether this process sees the users of the machine as they are.
+pub fn is_initial_user_namespace() -> bool {
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else {
+        return true;
+    };
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Gives the clocks of the time namespace that the next child will be in their offsets.
 pub fn write_time_offsets(namespaces: &Namespaces) -> Result<()> {
     let line = |(clock, offset): &(String, crate::spec::TimeOffset)| {

@@ -4,9 +4,9 @@
 //! changes it meanwhile, from leading anything outside (CVE-2019-16884, CVE-2021-30465, CVE-2025-31133,
 //! CVE-2025-52565, CVE-2025-52881):
 //! - it is reached through one descriptor, and every path in it is resolved by the kernel with
-//!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS` ([`resolve`]);
-//! - what is resolved is a descriptor, and mounts are attached to descriptors, never to names ([`mount`]);
-//! - what masks a path is the host's `/dev/null`, opened and verified before the root changes ([`path`]);
+//!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS` (`resolve.rs`);
+//! - what is resolved is a descriptor, and mounts are attached to descriptors, never to names (`mount.rs`);
+//! - what masks a path is the host's `/dev/null`, opened and verified before the root changes (`path.rs`);
 //! - kernel parameters and labels are written through the host's `/proc`, opened and verified as well.
 //!
 //! Everything here runs in the process of the container, in its own mount namespace.

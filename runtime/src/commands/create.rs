@@ -44,6 +44,7 @@ impl Making {
     pub fn options(self, global: &Global, wait_for_start: bool, detach: bool) -> Result<CreateOptions> {
         Ok(CreateOptions {
             preserve_fds: preserved(self.preserve_fds)?,
+            listen_fds: listen_fds(),
             id: self.id,
             bundle: self.bundle,
             console_socket: self.console_socket,
@@ -57,14 +58,18 @@ impl Making {
     }
 }
 
+/// Sockets that whoever started this process passed on.
+fn listen_fds() -> u32 {
+    std::env::var("LISTEN_FDS")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(0)
+}
+
 /// Descriptors to keep: those asked for and those of socket activation. All must be open, lest one of the runtime's
 /// own takes the number (CVE-2024-21626).
 pub fn preserved(asked: u32) -> Result<u32> {
-    let activated = std::env::var("LISTEN_FDS")
-        .ok()
-        .and_then(|count| count.parse::<u32>().ok())
-        .unwrap_or(0);
-    let count = asked.saturating_add(activated);
+    let count = asked.saturating_add(listen_fds());
     if count > 4096 {
         return Err(Error::invalid("--preserve-fds: more than 4096 descriptors"));
     }

@@ -30,9 +30,9 @@ impl Delete {
             Ok(container) => container,
         };
         if self.force {
-            life::delete_forced(&container)?
+            life::delete_forced(&container)?;
         } else {
-            life::delete(&container)?
+            life::delete(&container)?;
         }
         Ok(0)
     }

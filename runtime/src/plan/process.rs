@@ -104,6 +104,13 @@ pub fn plan_process(
 }
 
 impl ProcessPlan {
+    /// Tells the command about the sockets that it inherits (`sd_listen_fds(3)`).
+    pub fn announce_sockets(&mut self, count: u32) {
+        if let (1.., Ok(fds)) = (count, CString::new(format!("LISTEN_FDS={count}"))) {
+            self.env.extend([fds, c"LISTEN_PID=1".to_owned()]);
+        }
+    }
+
     /// What happens to the process before it waits for `start`: it becomes the user and finds its command.
     pub fn prepare_steps(&self) -> Vec<Step> {
         vec![Step::Attributes, Step::User, Step::Cwd, Step::FindCommand]

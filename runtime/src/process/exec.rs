@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::handshake::{Channel, Message};
 use super::init::{Birth, Console, Init};
-use super::parent::{connect_console, next, unexpected};
+use super::parent::{connect_console, next, seccomp_agent, unexpected};
 use super::stage;
 use crate::error::{Context, Error, Result};
 use crate::namespace;
@@ -69,7 +69,7 @@ pub fn exec(container: &Container, process: &Process, options: &ExecOptions) -> 
         preserve_fds: options.preserve_fds,
         hook_state: container.hook_state(),
         cgroup_views: Vec::new(),
-        seccomp_agent: None,
+        seccomp_agent: seccomp_agent(&plan)?,
     };
     let stage = match sys::clone_process(CloneFlags::empty()).context(|| "fork")? {
         Cloned::Child => {

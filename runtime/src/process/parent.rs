@@ -14,8 +14,9 @@ use crate::cgroup::Cgroup;
 use crate::error::{Context, Error, Result};
 use crate::hooks;
 use crate::namespace;
+use crate::plan::process::ProcessPlan;
 use crate::plan::{self, HookMoment, Options, Plan};
-use crate::spec::{OCI_VERSION, Spec};
+use crate::spec::Spec;
 use crate::state::{Container, ContainerId, Reserved, State, Store, process_start_ticks, write_whole};
 use crate::sys::process::{self as sys, Cloned};
 
@@ -36,6 +37,8 @@ pub struct CreateOptions {
     pub no_new_keyring: bool,
     /// So many descriptors from 3 on stay open.
     pub preserve_fds: u32,
+    /// So many of them are sockets that the command is told of.
+    pub listen_fds: u32,
     /// `linux.cgroupsPath` is written as for systemd.
     pub systemd_cgroup: bool,
     /// Wait for `start`, in a process that outlives this one.
@@ -66,12 +69,13 @@ pub fn create(store: &Store, options: &CreateOptions) -> Result<Created> {
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
     };
-    let plan = plan::plan(&spec, &plan_options)?;
+    let mut plan = plan::plan(&spec, &plan_options)?;
+    plan.process.announce_sockets(options.listen_fds);
     for warning in &plan.warnings {
         tracing::warn!("{warning}");
     }
     let console = console(&plan, options)?;
-    let seccomp_agent = seccomp_agent(&plan)?;
+    let seccomp_agent = seccomp_agent(&plan.process)?;
     let reserved = store.reserve(&options.id)?;
     let mut making = Making {
         reserved,
@@ -110,14 +114,8 @@ impl Making {
         console: Console,
         seccomp_agent: Option<OwnedFd>,
     ) -> Result<Created> {
-        let user_namespace = plan.namespaces.has(CloneFlags::CLONE_NEWUSER);
-        self.cgroup = Cgroup::create(
-            &state.spec.linux,
-            &options.id.to_string(),
-            options.systemd_cgroup,
-            user_namespace,
-        )
-        .context(|| "make the cgroup")?;
+        self.cgroup = Cgroup::create(&state.spec.linux, &options.id.to_string(), options.systemd_cgroup)
+            .context(|| "make the cgroup")?;
         state.cgroup = self.cgroup.clone();
         let (channel, theirs) = Channel::pair()?;
         let birth = Birth {
@@ -293,9 +291,9 @@ pub(super) fn connect_console(path: &Path) -> Result<Console> {
     Ok(Console::Socket(stream.into()))
 }
 
-fn seccomp_agent(plan: &Plan) -> Result<Option<OwnedFd>> {
-    let listener = plan
-        .process
+/// Connects to the program that decides about `SCMP_ACT_NOTIFY`, if the filter has such.
+pub(super) fn seccomp_agent(process: &ProcessPlan) -> Result<Option<OwnedFd>> {
+    let listener = process
         .seccomp
         .as_ref()
         .and_then(|filter| filter.listener.as_ref());
@@ -307,6 +305,3 @@ fn seccomp_agent(plan: &Plan) -> Result<Option<OwnedFd>> {
     };
     listener.map(connect).transpose()
 }
-
-/// The version that `state` and hooks name.
-pub const STATE_VERSION: &str = OCI_VERSION;
