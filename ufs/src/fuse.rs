@@ -3,6 +3,7 @@
 //! A mount is the only one that changes its upper, so the kernel may keep names, attributes and absence for as long
 //! as it likes: it hears of every change because it asked for it.
 
+mod convert;
 pub mod options;
 pub mod session;
 
@@ -14,17 +15,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use convert::{absent, clamp, errno, file_attr, fuser_type, owner, set_time};
 use fuser::{
-    BackingId, CopyFileRangeFlags, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    BackingId, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
-use crate::attr::{Attr, FileType, Time};
-use crate::error::{Errno, Error, Result};
-use crate::fs::{Change, Fs, NewNode, Opened, Owner, RenameFlags, SetTime};
+use crate::attr::FileType;
+use crate::error::{Error, Result};
+use crate::fs::{Change, Fs, NewNode, Opened, Owner, RenameFlags};
 use crate::io_mode::{Backing, Choice};
 
 /// Requests the kernel may have under way in the background (read-ahead).
@@ -365,7 +366,7 @@ impl fuser::Filesystem for Adapter {
         match self.choose_mode(&opened, || reply.open_backing(&*opened.file)) {
             Ok((flags, backing)) => match backing_id(backing.as_ref()) {
                 Some(backing) => {
-                    reply.created_passthrough(&self.ttl(), &attr, Generation(0), handle, flags, backing)
+                    reply.created_passthrough(&self.ttl(), &attr, Generation(0), handle, flags, backing);
                 }
                 None => reply.created(&self.ttl(), &attr, Generation(0), handle, flags),
             },
@@ -635,17 +636,6 @@ fn backing_id(backing: Option<&Arc<dyn Backing>>) -> Option<&BackingId> {
     backing.downcast_ref()
 }
 
-/// The number for the kernel; what no program should ever see the cause of is logged.
-fn errno(error: &Error) -> fuser::Errno {
-    let number = error.errno();
-    if matches!(number, Errno::IO | Errno::BADF) {
-        tracing::error!(%error, "request failed");
-    } else {
-        tracing::trace!(%error, "request refused");
-    }
-    fuser::Errno::from_i32(number.raw_os_error())
-}
-
 fn answer(result: Result<()>, reply: ReplyEmpty) {
     match result {
         Ok(()) => reply.ok(),
@@ -660,137 +650,5 @@ fn reply_xattr(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
         Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
         Ok(value) => reply.data(&value),
         Err(error) => reply.error(errno(&error)),
-    }
-}
-
-fn owner(request: &Request, mode: u32, umask: u32) -> Owner {
-    Owner {
-        uid: request.uid(),
-        gid: request.gid(),
-        mode: mode & 0o7777,
-        umask,
-    }
-}
-
-fn clamp(value: u64) -> u32 {
-    u32::try_from(value).unwrap_or(u32::MAX)
-}
-
-fn fuser_type(file_type: FileType) -> fuser::FileType {
-    match file_type {
-        FileType::Regular => fuser::FileType::RegularFile,
-        FileType::Directory => fuser::FileType::Directory,
-        FileType::Symlink => fuser::FileType::Symlink,
-        FileType::CharDevice => fuser::FileType::CharDevice,
-        FileType::BlockDevice => fuser::FileType::BlockDevice,
-        FileType::Fifo => fuser::FileType::NamedPipe,
-        FileType::Socket => fuser::FileType::Socket,
-    }
-}
-
-fn system_time(time: Time) -> SystemTime {
-    let nanos = Duration::from_nanos(u64::from(time.nanos));
-    let seconds = Duration::from_secs(time.secs.unsigned_abs());
-    if time.secs < 0 {
-        SystemTime::UNIX_EPOCH - seconds + nanos
-    } else {
-        SystemTime::UNIX_EPOCH + seconds + nanos
-    }
-}
-
-fn set_time(time: Option<TimeOrNow>) -> SetTime {
-    match time {
-        None => SetTime::Keep,
-        Some(TimeOrNow::Now) => SetTime::Now,
-        Some(TimeOrNow::SpecificTime(time)) => SetTime::At(from_system_time(time)),
-    }
-}
-
-fn from_system_time(time: SystemTime) -> Time {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => Time {
-            secs: after.as_secs().cast_signed(),
-            nanos: after.subsec_nanos(),
-        },
-        Err(before) => {
-            let before = before.duration();
-            // Seconds count down from the epoch, nanoseconds always up.
-            let borrow = i64::from(before.subsec_nanos() > 0);
-            let nanos = (1_000_000_000 - before.subsec_nanos()) % 1_000_000_000;
-            Time {
-                secs: -before.as_secs().cast_signed() - borrow,
-                nanos,
-            }
-        }
-    }
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size_bytes,
-        blocks: attr.blocks,
-        atime: system_time(attr.atime),
-        mtime: system_time(attr.mtime),
-        ctime: system_time(attr.ctime),
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: fuser_type(attr.file_type()),
-        perm: u16::try_from(attr.permissions()).unwrap_or(0),
-        nlink: attr.nlink,
-        uid: attr.uid,
-        gid: attr.gid,
-        // The kernel packs device numbers into 32 bits the way makedev(3) lays out the low half.
-        rdev: (attr.rdev & u64::from(u32::MAX)) as u32,
-        blksize: attr.block_size,
-        flags: 0,
-    }
-}
-
-/// The answer "no such name, and you may remember that".
-fn absent() -> FileAttr {
-    let epoch = SystemTime::UNIX_EPOCH;
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: epoch,
-        mtime: epoch,
-        ctime: epoch,
-        crtime: epoch,
-        kind: fuser::FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_survive_both_ways_also_before_1970() {
-        for time in [
-            Time { secs: 0, nanos: 0 },
-            Time {
-                secs: 1_700_000_000,
-                nanos: 999_999_999,
-            },
-            Time { secs: -1, nanos: 1 },
-            Time {
-                secs: -86_400,
-                nanos: 0,
-            },
-            Time {
-                secs: -1,
-                nanos: 999_999_999,
-            },
-        ] {
-            assert_eq!(from_system_time(system_time(time)), time);
-        }
     }
 }

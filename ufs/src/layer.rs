@@ -2,7 +2,7 @@
 //!
 //! The union asks layers by node: a [`LayerNode`] is a place in one layer, found from its root by [`Layer::lookup`].
 //! A layer answers in its own terms (its numbers, its whiteouts); what that means for the merged tree is decided in
-//! [`crate::union`]. Layers never change while they are mounted.
+//! `union`. Layers never change while they are mounted.
 
 pub mod directory;
 pub mod marks;

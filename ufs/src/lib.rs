@@ -20,8 +20,11 @@ pub mod fuse;
 pub mod idmap;
 pub mod io_mode;
 pub mod layer;
-pub mod sys;
-pub mod union;
-pub mod upper;
+mod sys;
+mod union;
+mod upper;
 
 pub use error::SetupError;
+pub use sys::process as background;
+pub use union::Layout;
+pub use upper::UpperOptions;

@@ -164,7 +164,7 @@ impl Union {
         }
         Ok(self
             .resolve_lower(&lowers, name)?
-            .map(|places| self.from_places(&places)))
+            .map(|places| self.lower_file(&places)))
     }
 
     fn resolve_upper(
@@ -200,7 +200,7 @@ impl Union {
         Ok((!places.is_empty()).then_some(places))
     }
 
-    fn from_places(&self, places: &resolve::Places) -> Resolved {
+    fn lower_file(&self, places: &resolve::Places) -> Resolved {
         let (top, attr) = &places[0];
         Resolved {
             attr: *attr,

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use ufs::background::{Ready, Side, into_background};
 use ufs::fuse::options::MountOptions;
 use ufs::fuse::session::Session;
-use ufs::sys::process::{Ready, Side, into_background};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -269,7 +269,7 @@ fn stage(
         finish(upper, within, &staged, new, plan, place)?;
         match place {
             Place::Whiteout => {
-                exchange_or_replace(within, &staged, dir, name, matches!(new, NewNode::Directory))?
+                exchange_or_replace(within, &staged, dir, name, matches!(new, NewNode::Directory))?;
             }
             Place::Free => fs::renameat_with(within, &staged, dir, name, fs::RenameFlags::NOREPLACE)
                 .doing("move new file into place")?,

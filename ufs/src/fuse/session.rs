@@ -99,11 +99,12 @@ fn watch(signals: &SigSet, mountpoint: &Path) {
         let there = std::fs::symlink_metadata(mountpoint)
             .map(|found| found.dev())
             .ok();
-        if ours.is_some() && ours == there {
-            if let Err(error) = mount::detach(mountpoint) {
-                tracing::error!(mountpoint = %mountpoint.display(), %error, "cannot unmount");
-                continue;
-            }
+        if ours.is_some()
+            && ours == there
+            && let Err(error) = mount::detach(mountpoint)
+        {
+            tracing::error!(mountpoint = %mountpoint.display(), %error, "cannot unmount");
+            continue;
         }
         return;
     }

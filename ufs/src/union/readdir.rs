@@ -1,6 +1,6 @@
 //! Listing a merged directory.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 
 use rustix::fs::OFlags;
@@ -21,33 +21,38 @@ pub struct DirEntry {
     pub file_type: FileType,
 }
 
+/// Collects names from the top down: the first layer that knows a name decides.
+#[derive(Default)]
+struct Merge {
+    entries: Vec<DirEntry>,
+    decided: HashSet<OsString>,
+}
+
+impl Merge {
+    fn take(&mut self, name: OsString, file_type: Option<FileType>) {
+        if self.decided.contains(&name) {
+            return;
+        }
+        self.decided.insert(name.clone());
+        if let Some(file_type) = file_type {
+            self.entries.push(DirEntry { name, file_type });
+        }
+    }
+}
+
 impl Union {
     /// All visible entries, each name once, in the order in which the layers list them, the upper first.
     pub(crate) fn entries(&self, dir: &Inode) -> Result<Vec<DirEntry>> {
-        // What a name was first seen as; `None` hides it in the layers below.
-        let mut seen: HashMap<OsString, Option<FileType>> = HashMap::new();
-        let mut order = Vec::new();
-        let mut take = |name: OsString, file_type: Option<FileType>| {
-            if !seen.contains_key(&name) {
-                if file_type.is_some() {
-                    order.push(name.clone());
-                }
-                seen.insert(name, file_type);
-            }
-        };
+        let mut merge = Merge::default();
         for (name, file_type) in self.upper_entries(dir)? {
-            take(name, file_type);
+            merge.take(name, file_type);
         }
         for place in dir.lowers().iter() {
             for entry in self.layers[place.layer].read_dir(&place.node)? {
-                take(entry.name, entry.file_type);
+                merge.take(entry.name, entry.file_type);
             }
         }
-        let entry = |name: OsString| {
-            let file_type = seen.get(&name).copied().flatten()?;
-            Some(DirEntry { name, file_type })
-        };
-        Ok(order.into_iter().filter_map(entry).collect())
+        Ok(merge.entries)
     }
 
     /// What the upper lists: `None` for a whiteout.
