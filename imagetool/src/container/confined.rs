@@ -15,6 +15,9 @@ use nix::sys::stat::{Mode, mkdirat};
 /// Files larger than this are no passwd file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
+/// Each attempt fails only when somebody renames or mounts at that very moment.
+const RESOLVE_ATTEMPTS_MAX: usize = 10_000;
+
 /// A root file system as a capability.
 pub(super) struct Root(OwnedFd);
 
@@ -62,13 +65,18 @@ impl Root {
         Ok(())
     }
 
+    /// Resolves a path below the root. The kernel answers EAGAIN when anything on the machine was renamed or mounted
+    /// while it followed a `..`: that says nothing about the path, so that it is asked again.
     fn resolve(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        openat2(
-            &self.0,
-            path,
-            OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve),
-        )
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
+        for _ in 0..RESOLVE_ATTEMPTS_MAX {
+            match openat2(&self.0, path, how) {
+                Err(Errno::EAGAIN) => std::thread::yield_now(),
+                other => return other,
+            }
+        }
+        Err(Errno::EAGAIN)
     }
 }
 

@@ -15,6 +15,8 @@ use crate::store::{ContainerRecord, ContainerStatus, Store};
 /// How long a killed container may take to end: its memory is given back in this time.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How often a tree that others write into is deleted again.
+const REMOVE_ATTEMPTS_MAX: u32 = 10;
 
 /// Removes a container; a running one only by `force`, which kills it first.
 pub fn remove(store: &Store, name: &str, force: bool) -> Result<(), ContainerError> {
@@ -111,14 +113,19 @@ pub(super) fn delete(store: &Store, record: &ContainerRecord) -> Result<(), Stor
     }
 }
 
-/// Deletes a tree whose directories may refuse their own owner.
+/// Deletes a tree whose directories may refuse their own owner, and into which somebody may still write a request.
 fn remove_tree(directory: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_directories(directory)?;
-            std::fs::remove_dir_all(directory)
+    let mut attempts_left = REMOVE_ATTEMPTS_MAX;
+    loop {
+        attempts_left -= 1;
+        match std::fs::remove_dir_all(directory) {
+            Err(error) if attempts_left > 0 => match error.kind() {
+                io::ErrorKind::PermissionDenied => open_directories(directory)?,
+                io::ErrorKind::DirectoryNotEmpty => std::thread::sleep(POLL_INTERVAL),
+                _ => return Err(error),
+            },
+            other => return other,
         }
-        other => other,
     }
 }
 

@@ -93,12 +93,15 @@ pub(super) fn wait(
     mut started: impl FnMut(&ProcessIdentity),
 ) -> std::io::Result<ExitStatus> {
     let mut command: Option<ProcessIdentity> = None;
+    // Signals from before the command's process was known: runc tells its id only after it has started it.
+    let mut early: Vec<Signal> = Vec::new();
     let mut kill_at: Option<Instant> = None;
     loop {
         if command.is_none()
             && let Some(found) = command_process(directory)
         {
             started(&found);
+            early.drain(..).for_each(|signal| send(&found, signal));
             command = Some(found);
         }
         if let Some(status) = runtime.try_wait()? {
@@ -107,21 +110,25 @@ pub(super) fn wait(
         if kill_at.is_some_and(|at| Instant::now() >= at) || (kill_at.is_some() && kill_requested(directory))
         {
             match &command {
-                Some(command) => send(Some(command), Signal::SIGKILL),
+                Some(command) => send(command, Signal::SIGKILL),
                 // It hangs before there is a command: what it has made is deleted after its end.
                 None => runtime.kill()?,
             }
             kill_at = Some(Instant::now() + STOP_TIMEOUT);
         }
         let hurry = command.is_none() || kill_at.is_some();
-        match signals.next(if hurry { PID_POLL_MS } else { IDLE_POLL_MS })? {
-            None | Some((Signal::SIGCHLD | Signal::SIGPIPE, _)) => {}
+        let signal = match signals.next(if hurry { PID_POLL_MS } else { IDLE_POLL_MS })? {
+            None | Some((Signal::SIGCHLD | Signal::SIGPIPE, _)) => continue,
             Some((Signal::SIGTERM, _)) => {
-                send(command.as_ref(), stop_signal);
                 kill_at.get_or_insert_with(|| Instant::now() + STOP_TIMEOUT);
+                stop_signal
             }
-            Some((signal, true)) => send(command.as_ref(), signal),
-            Some((_, false)) => {}
+            Some((signal, true)) => signal,
+            Some((_, false)) => continue,
+        };
+        match &command {
+            Some(command) => send(command, signal),
+            None => early.push(signal),
         }
     }
 }
@@ -131,9 +138,8 @@ fn kill_requested(directory: &Path) -> bool {
     directory.join("kill").exists()
 }
 
-fn send(command: Option<&ProcessIdentity>, signal: Signal) {
-    if let Some(command) = command
-        && let Err(errno) = command.signal(signal)
+fn send(command: &ProcessIdentity, signal: Signal) {
+    if let Err(errno) = command.signal(signal)
         && errno != nix::errno::Errno::ESRCH
     {
         tracing::warn!("send {signal} to process {}: {errno}", command.pid);

@@ -50,10 +50,8 @@ fn signals_reach_the_command() {
             (status, said),
             "{signal} {outcome:?}"
         );
-        assert_eq!(
-            shale.field("one", "Status").split(" Less").next(),
-            Some(format!("Exited ({status})").as_str())
-        );
+        let shown = shale.field("one", "Status");
+        assert!(shown.starts_with(&format!("Exited ({status})")), "{shown}");
         shale.call(&["rm", "one"]).ok();
     }
     shale.assert_clean();

@@ -133,6 +133,11 @@ impl Shale {
         Some(shale)
     }
 
+    /// Whether the runtime under test is runc.
+    pub(crate) fn uses_runc(&self) -> bool {
+        runtime().is_some_and(|runtime| runtime.ends_with("runc"))
+    }
+
     /// A path in the test's own folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -268,14 +273,15 @@ impl Shale {
         root
     }
 
-    /// Processes whose command line names this test's folder.
-    pub(crate) fn processes(&self) -> Vec<String> {
+    /// Processes whose command line names this test's folder, and what they are.
+    fn living(&self) -> Vec<(i32, String)> {
         let name = self.folder.path().as_os_str().as_encoded_bytes();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             if line.windows(name.len()).any(|window| window == name) {
-                found.push(String::from_utf8_lossy(&line).replace('\0', " "));
+                let pid = entry.file_name().to_string_lossy().parse().unwrap_or(0);
+                found.push((pid, String::from_utf8_lossy(&line).replace('\0', " ")));
             }
         }
         found
@@ -284,8 +290,8 @@ impl Shale {
     /// Nothing runs or is mounted any more.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
-        wait_until(&format!("{:?} to end", self.processes()), || {
-            self.processes().is_empty()
+        wait_until(&format!("{:?} to end", self.living()), || {
+            self.living().is_empty()
         });
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let own: Vec<_> = mounts
@@ -309,4 +315,19 @@ pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// The output of a child that ends by itself.
 pub(crate) fn finish(child: Child) -> Outcome {
     Outcome::of(child.wait_with_output().unwrap())
+}
+
+impl Drop for Shale {
+    /// A failed test leaves nothing running either.
+    fn drop(&mut self) {
+        let ids = self.call(&["ps", "-aq"]).stdout;
+        for id in ids.lines() {
+            self.call(&["rm", "-f", id]);
+        }
+        self.call(&["umount", "--lazy", "--all"]);
+        for (pid, _) in self.living().into_iter().filter(|(pid, _)| *pid > 1) {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
 }
