@@ -39,6 +39,16 @@ struct Rule {
     access: String,
 }
 
+impl Rule {
+    fn matches_everything(&self) -> bool {
+        let all = |letter| self.access.contains(letter);
+        self.kind == 'a'
+            && self.major.is_none()
+            && self.minor.is_none()
+            && ['r', 'w', 'm'].into_iter().all(all)
+    }
+}
+
 /// The rules in order, or none at all: an engine that gives no rules wants no limits.
 fn rules(given: &[DeviceRule]) -> Result<Vec<Rule>> {
     let parse = |rule: &DeviceRule| {
@@ -147,6 +157,10 @@ fn compile(rules: &[Rule]) -> Vec<Instruction> {
     ];
     for rule in rules.iter().rev() {
         program.extend(compile_rule(rule));
+        if rule.matches_everything() {
+            // The kernel refuses programs with parts that nothing leads to.
+            return program;
+        }
     }
     program.extend([alu64(0xb7, 0, 0), EXIT]);
     program
@@ -317,6 +331,21 @@ mod tests {
             "one denied right denies the request"
         );
         assert!(!allowed(block, read, 9, 0));
+    }
+
+    #[test]
+    fn nothing_stands_behind_a_rule_that_matches_everything() {
+        let given = [
+            rule(true, "c", Some(9), None, "rwm"),
+            rule(false, "a", None, None, "rwm"),
+        ];
+        let program = compile(&rules(&given).unwrap());
+        assert!(!interpret(&program, 2, 2, 9, 1), "the later rule decides");
+        assert_eq!(
+            program.iter().filter(|i| i.immediate == 9).count(),
+            0,
+            "the earlier rule is left out"
+        );
     }
 
     #[test]
