@@ -270,6 +270,17 @@ impl Case {
     }
 }
 
+/// Where the file is after those of `ops` that rename a directory above it, if all of them succeed.
+fn follow_moves(ops: &[Op], aim: &mut RelPath) {
+    for op in ops {
+        if let Op::Rename { from, to, .. } = op
+            && aim.0.starts_with(&from.0)
+        {
+            aim.0.splice(..from.0.len(), to.0.iter().cloned());
+        }
+    }
+}
+
 /// Redirects some steps to the hard links of the layers.
 fn aim_at_links(layers: &[Layer], ops: &mut [Op], picks: &[prop::sample::Index]) {
     let linked: Vec<RelPath> = layers
@@ -283,7 +294,10 @@ fn aim_at_links(layers: &[Layer], ops: &mut [Op], picks: &[prop::sample::Index])
     }
     for pick in picks {
         let at = pick.index(ops.len());
-        let aim = linked[(at + pick.index(linked.len())) % linked.len()].clone();
+        let mut aim = linked[(at + pick.index(linked.len())) % linked.len()].clone();
+        if at % 2 == 1 {
+            follow_moves(&ops[..at], &mut aim);
+        }
         match &mut ops[at] {
             Op::WriteAt { path, .. }
             | Op::Append { path, .. }

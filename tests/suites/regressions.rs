@@ -143,3 +143,76 @@ fn a_failed_rename_of_a_lower_directory_changes_nothing() {
         &[mkdir("a"), mkdir("a/a"), rename],
     );
 }
+
+/// Metadata copy-up by a descriptor whose path has changed since: both names stay names of one file.
+#[test]
+fn a_held_link_is_changed_after_its_directory_moved() {
+    let hold = Op::Hold {
+        slot: 2,
+        path: p("t/c/n-l0-1"),
+        access: Access::Read,
+    };
+    let rename = |flag| Op::Rename {
+        from: p("t/c"),
+        to: p("t/a"),
+        flag,
+    };
+    let chmod = Op::HeldChmod { slot: 2, mode: 0o644 };
+    let layer = [directory("t/a"), linked("t/c/n", "BL")];
+    for flag in [RenameFlag::Exchange, RenameFlag::Plain] {
+        check(&[&layer], &[hold.clone(), rename(flag), chmod.clone()]);
+        check(
+            &[&layer],
+            &[
+                hold.clone(),
+                rename(flag),
+                chmod.clone(),
+                Op::Unlink {
+                    path: p("t/a/n-l0-0"),
+                },
+            ],
+        );
+    }
+}
+
+/// The same by path, and with a write, which copies the data.
+#[test]
+fn a_link_is_changed_after_its_directory_moved() {
+    let rename = Op::Rename {
+        from: p("c"),
+        to: p("b"),
+        flag: RenameFlag::Plain,
+    };
+    let layer = [directory("c"), linked("c/n", "BL")];
+    check(
+        &[&layer],
+        &[
+            rename.clone(),
+            Op::Chmod {
+                path: p("b/n-l0-0"),
+                mode: 0o600,
+            },
+        ],
+    );
+    check(
+        &[&layer],
+        &[
+            rename.clone(),
+            Op::Append {
+                path: p("b/n-l0-1"),
+                data: b"x".to_vec(),
+            },
+        ],
+    );
+    check(
+        &[&layer],
+        &[
+            rename,
+            Op::Link {
+                from: p("b/n-l0-1"),
+                to: p("third"),
+            },
+            Op::Remount,
+        ],
+    );
+}
