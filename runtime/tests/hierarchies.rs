@@ -117,7 +117,7 @@ fn version_2_limits_devices_pauses_and_kills() {
     }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let lines: Vec<&str> = text.lines().collect();
-    let has = |wanted: &str| lines.iter().any(|line| *line == wanted);
+    let has = |wanted: &str| lines.contains(&wanted);
     for wanted in ["null works", "forbidden", "mounted", "paused", "1", "gone"] {
         assert!(has(wanted), "{wanted} is missing: {text}");
     }

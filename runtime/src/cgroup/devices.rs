@@ -336,13 +336,13 @@ mod tests {
     #[test]
     fn nothing_stands_behind_a_rule_that_matches_everything() {
         let given = [
-            rule(true, "c", Some(9), None, "rwm"),
+            rule(true, "c", Some(99), None, "rwm"),
             rule(false, "a", None, None, "rwm"),
         ];
         let program = compile(&rules(&given).unwrap());
-        assert!(!interpret(&program, 2, 2, 9, 1), "the later rule decides");
+        assert!(!interpret(&program, 2, 2, 99, 1), "the later rule decides");
         assert_eq!(
-            program.iter().filter(|i| i.immediate == 9).count(),
+            program.iter().filter(|i| i.immediate == 999).count(),
             0,
             "the earlier rule is left out"
         );
