@@ -9,6 +9,9 @@
 //! Invariants: every test runs in a mount namespace of its own, so that nothing it mounts outlives it;
 //! no lower layer may change in name, content or metadata (access times excepted) during any test; a
 //! precondition that is not met is a visible skip (see [`skip`]).
+//!
+//! Environment: `SHALE_TESTS_CASES` and `SHALE_TESTS_SEED` (number and seed of the random cases),
+//! `SHALE_TESTS_NO_SKIP` (skips that are failures), `SHALE_TESTS_SHALE_UFS` (another mount program to test).
 
 pub mod fixture;
 pub mod layers;
