@@ -131,7 +131,7 @@ pub struct ContainerConfig {
     pub hostname: String,
     /// `-u` or USER, as given.
     pub user: String,
-    /// The environment, image's and caller's together.
+    /// The environment, image's and caller's together, without what every container is given.
     pub env: Vec<String>,
     /// The entry point in effect.
     pub entrypoint: Vec<String>,

@@ -67,6 +67,16 @@ pub fn merge(image: &[String], caller: &[String], hostname: &str, terminal: bool
     merged
 }
 
+/// What is the container's own of it: the image's and the caller's, without what every container is given. A commit
+/// keeps this.
+pub fn own(image: &[String], caller: &[String]) -> Vec<String> {
+    let mut merged = Vec::new();
+    for variable in image.iter().chain(caller) {
+        set(&mut merged, variable);
+    }
+    merged
+}
+
 /// Adds HOME when nothing set it.
 pub fn with_home(mut environment: Vec<String>, home: &str) -> Vec<String> {
     if value(&environment, "HOME").is_none_or(str::is_empty) {
@@ -172,6 +182,15 @@ mod tests {
                 "{image} | {caller}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_kept_has_no_defaults() {
+        assert_eq!(
+            own(&words("PATH=/x A=1 B=2"), &words("A=3 B")),
+            words("PATH=/x A=3")
+        );
+        assert_eq!(own(&[], &[]), words(""));
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub fn parse(given: &[String]) -> Result<SecurityOptions, BundleError> {
             ("seccomp", Some("unconfined")) => options.seccomp = SeccompChoice::Unconfined,
             ("seccomp", Some("builtin")) => options.seccomp = SeccompChoice::Builtin,
             ("seccomp", Some(file)) if !file.is_empty() => {
-                options.seccomp = SeccompChoice::File(file.to_owned())
+                options.seccomp = SeccompChoice::File(file.to_owned());
             }
             ("systempaths", Some("unconfined")) => options.open_system_paths = true,
             // No profile of these modules is applied, so that turning them off changes nothing.

@@ -428,7 +428,7 @@ fn note_start(
     }
 }
 
-/// The store's directory as the container would see it, when it would.
+/// The store's directory and the run-time one as the container would see them, when it would.
 fn hidden_paths(store: &Store, base: &Base) -> Vec<PathBuf> {
     let host = match base {
         Base::Directory(path) => Some(path.clone()),
@@ -437,14 +437,15 @@ fn hidden_paths(store: &Store, base: &Base) -> Vec<PathBuf> {
     let Some(host) = host.and_then(|path| path.canonicalize().ok()) else {
         return Vec::new();
     };
-    let root = store
-        .root()
-        .canonicalize()
-        .unwrap_or_else(|_| store.root().to_owned());
-    root.strip_prefix(host)
-        .map(|path| Path::new("/").join(path))
-        .into_iter()
-        .collect()
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (root, run) = (real(store.root()), real(&super::run_dir(store)));
+    let run = (!run.starts_with(&root)).then_some(run);
+    let seen = |path: PathBuf| {
+        path.strip_prefix(&host)
+            .map(|path| Path::new("/").join(path))
+            .ok()
+    };
+    std::iter::once(root).chain(run).filter_map(seen).collect()
 }
 
 /// Mounts of a container are nobody else's business; and when all its processes are gone, so are they.

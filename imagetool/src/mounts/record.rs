@@ -69,7 +69,8 @@ impl Records {
     pub fn forget(&self, record: &MountRecord) {
         // A dead server's mount answers "not connected" (statfs is never answered from a cache); anything that
         // answers otherwise is somebody else's.
-        let dead = nix::sys::statfs::statfs(&record.target).is_err_and(|errno| errno == nix::errno::Errno::ENOTCONN);
+        let dead =
+            nix::sys::statfs::statfs(&record.target).is_err_and(|errno| errno == nix::errno::Errno::ENOTCONN);
         if dead && let Err(error) = super::unmount(&record.target, true) {
             tracing::warn!("clean up after {}: {error}", record.id);
         }
@@ -100,7 +101,7 @@ impl Records {
             match serde_json::from_slice(&text) {
                 Ok(record) => records.push(record),
                 Err(error) => {
-                    tracing::warn!("{} is no record of a mount, delete it: {error}", path.display())
+                    tracing::warn!("{} is no record of a mount, delete it: {error}", path.display());
                 }
             }
         }

@@ -119,12 +119,7 @@ impl Options {
                 .clone()
                 .or_else(|| image.user().clone())
                 .unwrap_or_default(),
-            env: environment::merge(
-                &image_env,
-                &caller_env,
-                hostname.as_deref().unwrap_or_default(),
-                self.tty,
-            ),
+            env: environment::own(&image_env, &caller_env),
             entrypoint: self
                 .entrypoint
                 .as_ref()
