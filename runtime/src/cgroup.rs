@@ -151,6 +151,18 @@ impl Cgroup {
         Ok(())
     }
 
+    /// The directory of version 2, into which a process can be born.
+    pub fn birth_place(&self) -> Option<std::fs::File> {
+        let [place] = self.places.as_slice() else {
+            return None;
+        };
+        if place.is_unified() {
+            std::fs::File::open(&place.path).ok()
+        } else {
+            None
+        }
+    }
+
     /// Moves a process here.
     pub fn add(&self, pid: Pid) -> Result<()> {
         self.places

@@ -1,6 +1,6 @@
 //! The runtime's side of making a container.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
@@ -81,6 +81,7 @@ pub fn create(store: &Store, options: &CreateOptions) -> Result<Created> {
         reserved,
         cgroup: Cgroup::default(),
         child: None,
+        born_in_cgroup: false,
     };
     let state = State {
         id: options.id.clone(),
@@ -103,6 +104,7 @@ struct Making {
     reserved: Reserved,
     cgroup: Cgroup,
     child: Option<Pid>,
+    born_in_cgroup: bool,
 }
 
 impl Making {
@@ -130,7 +132,7 @@ impl Making {
             cgroup_views: self.cgroup.views()?,
             seccomp_agent,
         };
-        let stage = match sys::clone_process(CloneFlags::empty()).context(|| "fork")? {
+        let stage = match self.clone_stage()? {
             Cloned::Child => {
                 drop(channel);
                 child(plan, birth)
@@ -159,6 +161,17 @@ impl Making {
             channel,
             terminal,
         })
+    }
+
+    /// In its cgroup from birth where the kernel can do that.
+    fn clone_stage(&mut self) -> Result<Cloned> {
+        if let Some(place) = self.cgroup.birth_place()
+            && let Ok(cloned) = sys::clone_into_cgroup(place.as_fd())
+        {
+            self.born_in_cgroup = true;
+            return Ok(cloned);
+        }
+        sys::clone_process(CloneFlags::empty()).context(|| "fork")
     }
 
     /// Serves stage until init is born.

@@ -22,6 +22,17 @@ pub enum Cloned {
 
 /// Forks, with namespaces and `CLONE_PARENT` from `flags`.
 pub fn clone_process(flags: CloneFlags) -> nix::Result<Cloned> {
+    clone_with(flags, None)
+}
+
+/// Forks into a cgroup of version 2, which spares the child the way there: moving a process makes the kernel wait
+/// for milliseconds.
+pub fn clone_into_cgroup(cgroup: BorrowedFd<'_>) -> nix::Result<Cloned> {
+    clone_with(CloneFlags::empty(), Some(cgroup))
+}
+
+fn clone_with(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Cloned> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     #[repr(C)]
     #[derive(Default)]
     struct CloneArgs {
@@ -33,6 +44,9 @@ pub fn clone_process(flags: CloneFlags) -> nix::Result<Cloned> {
         stack: u64,
         stack_size: u64,
         tls: u64,
+        set_tid: u64,
+        set_tid_size: u64,
+        cgroup: u64,
     }
     // With CLONE_PARENT the exit signal is the caller's own and must not be given.
     let exit_signal = if flags.contains(CloneFlags::CLONE_PARENT) {
@@ -40,9 +54,12 @@ pub fn clone_process(flags: CloneFlags) -> nix::Result<Cloned> {
     } else {
         libc::SIGCHLD as u64
     };
+    let (into_cgroup, cgroup) = cgroup.map_or((0, 0), |fd| (CLONE_INTO_CGROUP, fd.as_raw_fd() as u64));
+    let flags = u64::from(flags.bits() as u32) | into_cgroup;
     let args = CloneArgs {
-        flags: u64::from(flags.bits() as u32),
+        flags,
         exit_signal,
+        cgroup,
         ..Default::default()
     };
     // SAFETY: without CLONE_VM and without a stack this is fork(2) with other flags, and the process has one
