@@ -5,8 +5,10 @@
 use shale_tests::programs::{system_binary, workspace_binary};
 use shale_tests::scratch::{Scratch, run};
 use shale_tests::skip::{Tier, is_root_or_skip, skip};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A podman with storage of its own and a small image in it.
 struct Podman {
@@ -156,9 +158,25 @@ impl Podman {
     }
 }
 
+/// Whether the command line of a running process contains `needle`.
+fn names_a_process(needle: &[u8]) -> bool {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return false;
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .any(|command| command.windows(needle.len()).any(|window| window == needle))
+}
+
 impl Drop for Podman {
     fn drop(&mut self) {
         let _ = self.command().args(["rm", "-fa", "-t", "0"]).output();
+        // The monitor of a container starts a last podman to clean up, which would write into the scratch again.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while names_a_process(self.scratch.path().as_os_str().as_bytes()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         // Podman keeps its storage bind-mounted; it would hold the scratch.
         let _ = nix::mount::umount2(
             &self.scratch.path().join("storage/overlay"),
