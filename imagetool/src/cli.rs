@@ -177,8 +177,15 @@ pub(crate) fn usage_status(error: &clap::Error) -> u8 {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return 0;
     }
-    let verb = std::env::args().skip(1).find(|word| !word.starts_with('-'));
-    if verb.as_deref() == Some("run") { 125 } else { 1 }
+    let words: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let is_value = |at: usize| at > 0 && words[at - 1] == "--root";
+    let verb = (0..words.len())
+        .find(|at| !words[*at].starts_with('-') && !is_value(*at))
+        .map(|at| words[at].as_str());
+    if verb == Some("run") { 125 } else { 1 }
 }
 
 #[cfg(test)]

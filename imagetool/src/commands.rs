@@ -12,6 +12,7 @@ pub(crate) mod inspect;
 pub(crate) mod load;
 pub(crate) mod man;
 pub(crate) mod mount;
+mod output;
 pub(crate) mod ps;
 pub(crate) mod rm;
 pub(crate) mod rmi;

@@ -147,7 +147,7 @@ fn make_layer(
     progress: &Progress,
 ) -> Result<NewLayer, ImageError> {
     let files = if record.status == ContainerStatus::Running {
-        Files::InUse
+        Files::InUse(staging.path())
     } else {
         Files::AtRest
     };

@@ -20,8 +20,9 @@ pub fn export(store: &Store, record: &ContainerRecord, out: impl Write) -> Resul
     let changes = snapshot
         .changes()
         .map_err(|error| ImageError::Changes(Box::new(error)))?;
+    let folder = store.root().join("tmp");
     let files = if record.status == ContainerStatus::Running {
-        Files::InUse
+        Files::InUse(&folder)
     } else {
         Files::AtRest
     };

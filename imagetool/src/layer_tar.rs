@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
@@ -28,18 +29,19 @@ const TRIES: u32 = 5;
 
 /// Whether somebody may be writing to the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Files {
+pub enum Files<'a> {
     /// Nobody: contents are streamed.
     AtRest,
-    /// A running container: each file is copied aside until a copy was made without a change in between.
-    InUse,
+    /// A running container: each file is copied into this folder, without a name, until a copy was made with no change
+    /// in between.
+    InUse(&'a Path),
 }
 
 /// Writes changes as a tar stream, end marker included.
 pub fn write_changes(
     snapshot: &Snapshot,
     changes: &[Change],
-    files: Files,
+    files: Files<'_>,
     out: impl Write,
 ) -> Result<(), ImageError> {
     let mut writer = Writer::new(out);
@@ -85,7 +87,7 @@ pub fn write_changes(
             .map_err(|error| ImageError::Changes(Box::new(error)))?;
         let file = match files {
             Files::AtRest => file,
-            Files::InUse => consistent_copy(file).map_err(ImageError::io("copy", shown()))?,
+            Files::InUse(folder) => consistent_copy(file, folder).map_err(ImageError::io("copy", shown()))?,
         };
         write_file(&mut writer, member, file).map_err(ImageError::io("write", shown()))?;
     }
@@ -167,7 +169,7 @@ fn write_file<W: Write>(writer: &mut Writer<W>, mut member: Member, mut file: Fi
     writer.member(&member, &mut pieces)
 }
 
-/// Where a file has data; all of it where the file system cannot tell.
+/// Where a file has data, in whole blocks but for the file's end; all of it where the file system cannot tell.
 fn segments(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
     let mut segments = Vec::new();
     let mut at = 0i64;
@@ -182,6 +184,9 @@ fn segments(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
         let hole = lseek64(file, data, Whence::SeekHole)?.min(end);
         if hole <= data {
             break;
+        }
+        if data % 512 != 0 || (hole % 512 != 0 && hole < end) {
+            return Ok(vec![(0, size)]); // such pieces do not mean the same to every reader
         }
         segments.push((data.unsigned_abs(), (hole - data).unsigned_abs()));
         at = hole;
@@ -215,12 +220,12 @@ impl Read for Pieces {
 }
 
 /// A copy that was made while the file did not change; the last one when the file never rests.
-fn consistent_copy(mut file: File) -> io::Result<File> {
+fn consistent_copy(mut file: File, folder: &Path) -> io::Result<File> {
     let stamp = |file: &File| -> io::Result<(u64, i64, i64, i64, i64)> {
         let m = file.metadata()?;
         Ok((m.len(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()))
     };
-    let mut copy = tempfile::tempfile()?;
+    let mut copy = tempfile::tempfile_in(folder)?;
     for _ in 0..TRIES {
         let before = stamp(&file)?;
         copy.set_len(0)?;

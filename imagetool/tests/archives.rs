@@ -338,3 +338,88 @@ fn layout_directories_and_other_programs() {
         }
     }
 }
+
+#[test]
+fn podman_takes_what_is_saved_and_gives_it_back() {
+    let shale = Shale::new();
+    let podman = |words: &[&str]| {
+        let (root, run) = (shale.path("podman"), shale.path("podman-run"));
+        Command::new("podman")
+            .arg("--root")
+            .arg(root)
+            .arg("--runroot")
+            .arg(run)
+            .args(["--storage-driver", "vfs"])
+            .args(words)
+            .output()
+    };
+    match podman(&["images", "-q"]) {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => {
+            return skip(&format!(
+                "podman does not work: {}",
+                String::from_utf8_lossy(&output.stderr)
+            ));
+        }
+        Err(error) => return skip(&format!("podman cannot be run: {error}")),
+    }
+    let id = shale.import(&sample(), "localhost/a:1");
+    let archive = shale.path("a.tar");
+    shale.ok(["save", "-o", archive.to_str().unwrap(), "localhost/a:1"]);
+    let output = podman(&["load", "-q", "-i", archive.to_str().unwrap()]).unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let output = podman(&["images", "-q", "--no-trunc", "localhost/a:1"]).unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), id);
+    for format in ["docker-archive", "oci-archive"] {
+        let back = shale.path(format);
+        let output = podman(&[
+            "save",
+            "-q",
+            "--format",
+            format,
+            "-o",
+            back.to_str().unwrap(),
+            "localhost/a:1",
+        ])
+        .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let other = Shale::new();
+        assert_eq!(
+            other.ok(["load", "-q", "-i", back.to_str().unwrap()]),
+            "Loaded image: localhost/a:1"
+        );
+        assert_eq!(other.ok(["images", "-q", "--no-trunc"]), id, "{format}");
+    }
+    let _ = podman(&["rmi", "-f", "localhost/a:1"]);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let shale = Shale::new();
+    shale.import(&sample(), "a");
+    let mut child = shale
+        .command(["inspect", "a"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    if let Ok(full) = std::fs::File::options().write(true).open("/dev/full") {
+        let output = shale.command(["inspect", "a"]).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+    }
+}

@@ -392,10 +392,16 @@ impl<R: Read> Members<R> {
             if offset < end {
                 return Err(wrong("its pieces overlap"));
             }
+            // GNU tar pads each piece to a block, others do not: only whole blocks mean the same to all
+            if stored % BLOCK as u64 != 0 && length > 0 {
+                return Err(wrong("a piece before the last is no multiple of 512 bytes"));
+            }
             end = offset
                 .checked_add(length)
                 .ok_or_else(|| wrong("a piece is too long"))?;
-            stored += length;
+            stored = stored
+                .checked_add(length)
+                .ok_or_else(|| wrong("its pieces are too long"))?;
             if length > 0 {
                 segments.push((offset, length));
             }

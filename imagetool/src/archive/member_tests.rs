@@ -102,11 +102,16 @@ fn something_else_is_named_as_such() {
 
 #[test]
 fn sparse_files_in_every_form() {
+    let content = || [vec![b'a'; 512], b"de".to_vec()].concat();
     let expect = |bytes: Vec<u8>, form: &str| {
         let members = read_all(&bytes).unwrap_or_else(|error| panic!("{form}: {error}"));
         assert_eq!(members[0].0.size_bytes, 10_000, "{form}");
-        assert_eq!(members[0].0.segments, Some(vec![(1000, 3), (9000, 2)]), "{form}");
-        assert_eq!(members[0].1, b"abcde", "{form}");
+        assert_eq!(
+            members[0].0.segments,
+            Some(vec![(1000, 512), (9000, 2)]),
+            "{form}"
+        );
+        assert_eq!(members[0].1, content(), "{form}");
         assert_eq!(members[1].0.path, b"after", "{form}");
     };
     let build = |records: &[(&str, &[u8])], mut first: tar::Header, content: &[u8]| {
@@ -121,42 +126,42 @@ fn sparse_files_in_every_form() {
             .unwrap();
         builder.into_inner().unwrap()
     };
-    let mut old = header("s", tar::EntryType::GNUSparse, 5);
+    let mut old = header("s", tar::EntryType::GNUSparse, 514);
     let gnu = old.as_gnu_mut().unwrap();
     gnu.set_real_size(10_000);
     for (slot, (offset, length)) in gnu
         .sparse
         .iter_mut()
-        .zip([(1000u64, 3u64), (9000, 2), (10_000, 0)])
+        .zip([(1000u64, 512u64), (9000, 2), (10_000, 0)])
     {
         slot.offset[..11].copy_from_slice(format!("{offset:011o}").as_bytes());
         slot.numbytes[..11].copy_from_slice(format!("{length:011o}").as_bytes());
     }
-    expect(build(&[], old, b"abcde"), "old GNU");
-    let plain = || header("s", tar::EntryType::Regular, 5);
+    expect(build(&[], old, &content()), "old GNU");
+    let plain = || header("s", tar::EntryType::Regular, 514);
     let records: [(&str, &[u8]); 5] = [
         ("GNU.sparse.size", b"10000"),
         ("GNU.sparse.offset", b"1000"),
-        ("GNU.sparse.numbytes", b"3"),
+        ("GNU.sparse.numbytes", b"512"),
         ("GNU.sparse.offset", b"9000"),
         ("GNU.sparse.numbytes", b"2"),
     ];
-    expect(build(&records, plain(), b"abcde"), "pax 0.0");
+    expect(build(&records, plain(), &content()), "pax 0.0");
     let records: [(&str, &[u8]); 2] = [
         ("GNU.sparse.size", b"10000"),
-        ("GNU.sparse.map", b"1000,3,9000,2"),
+        ("GNU.sparse.map", b"1000,512,9000,2"),
     ];
-    expect(build(&records, plain(), b"abcde"), "pax 0.1");
-    let mut content = b"2\n1000\n3\n9000\n2\n".to_vec();
-    content.resize(512, 0);
-    content.extend_from_slice(b"abcde");
+    expect(build(&records, plain(), &content()), "pax 0.1");
+    let mut with_map = b"2\n1000\n512\n9000\n2\n".to_vec();
+    with_map.resize(512, 0);
+    with_map.extend(content());
     let records: [(&str, &[u8]); 3] = [
         ("GNU.sparse.major", b"1"),
         ("GNU.sparse.minor", b"0"),
         ("GNU.sparse.realsize", b"10000"),
     ];
     expect(
-        build(&records, header("s", tar::EntryType::Regular, 517), &content),
+        build(&records, header("s", tar::EntryType::Regular, 1026), &with_map),
         "pax 1.0",
     );
 }

@@ -6,6 +6,7 @@ use imagetool::commit::{CommitOptions, commit};
 use imagetool::progress::Progress;
 use imagetool::reference::Reference;
 
+use super::output;
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -56,7 +57,7 @@ impl Args {
             name: self.name,
             full: self.full,
         };
-        println!("{}", commit(&store, &record, &options, &Progress::new(false))?);
+        output::line(commit(&store, &record, &options, &Progress::new(false))?)?;
         Ok(0)
     }
 }

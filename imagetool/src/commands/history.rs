@@ -2,7 +2,7 @@
 
 use imagetool::history::rows;
 
-use super::format::Format;
+use super::{format::Format, output};
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -41,10 +41,7 @@ impl Args {
         ];
         let rows = rows(&store, &self.image)?;
         let values = rows.iter().map(|row| row.to_json(self.no_trunc, self.human));
-        print!(
-            "{}",
-            Format::parse(self.format.as_deref(), self.quiet)?.render(&columns, values)?
-        );
+        output::print(&Format::parse(self.format.as_deref(), self.quiet)?.render(&columns, values)?)?;
         Ok(0)
     }
 }

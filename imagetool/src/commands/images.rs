@@ -5,7 +5,7 @@ use imagetool::images::{ImageRow, ImagesFilter, rows};
 use imagetool::reference::Reference;
 use imagetool::store::Store;
 
-use super::format::Format;
+use super::{format::Format, output};
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -65,7 +65,7 @@ impl Args {
         columns.extend([("IMAGE ID", "ID"), ("CREATED", "CreatedSince"), ("SIZE", "Size")]);
         let values = found.iter().map(|row: &ImageRow| row.to_json(self.no_trunc));
         let format = Format::parse(self.format.as_deref(), self.quiet)?;
-        print!("{}", format.render(&columns, values)?);
+        output::print(&format.render(&columns, values)?)?;
         Ok(0)
     }
 

@@ -9,6 +9,7 @@ use imagetool::import::{ImportOptions, import};
 use imagetool::progress::Progress;
 use imagetool::reference::Reference;
 
+use super::output;
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -73,7 +74,7 @@ impl Args {
         };
         let id = import(&store, bar.wrap(archive), &options, &progress)?;
         drop(bar);
-        println!("{id}");
+        output::line(id)?;
         Ok(0)
     }
 }

@@ -5,6 +5,7 @@ use imagetool::inspect::{Kind, inspect};
 use imagetool::template::Template;
 use serde_json::Value;
 
+use super::output;
 use crate::cli::Context;
 
 /// The values of `--type`.
@@ -59,11 +60,11 @@ impl Args {
         match template {
             Some(template) => {
                 for value in &found {
-                    println!("{}", template.render(value)?);
+                    output::line(template.render(value)?)?;
                 }
             }
-            None if self.format.is_some() => println!("{}", Value::Array(found)),
-            None => println!("{}", serde_json::to_string_pretty(&found).context("write JSON")?),
+            None if self.format.is_some() => output::line(Value::Array(found))?,
+            None => output::line(serde_json::to_string_pretty(&found).context("write JSON")?)?,
         }
         Ok(status)
     }

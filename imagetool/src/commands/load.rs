@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use imagetool::load::{load_archive, load_directory};
 use imagetool::progress::Progress;
 
+use super::output;
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -55,16 +56,16 @@ impl Args {
         };
         for image in loaded {
             for renamed in &image.renamed {
-                println!(
+                output::line(format!(
                     "The image {} already exists, renaming the old one with ID {} to empty string",
                     renamed.name, renamed.from
-                );
+                ))?;
             }
             if image.names.is_empty() {
-                println!("Loaded image ID: {}", image.id);
+                output::line(format!("Loaded image ID: {}", image.id))?;
             }
             for name in &image.names {
-                println!("Loaded image: {name}");
+                output::line(format!("Loaded image: {name}"))?;
             }
         }
         Ok(0)

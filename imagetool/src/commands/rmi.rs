@@ -2,6 +2,7 @@
 
 use imagetool::store::RemoveOptions;
 
+use super::output;
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,11 @@ impl Args {
         let mut status = 0;
         for image in &self.images {
             match store.remove_image(image, options) {
-                Ok(lines) => lines.iter().for_each(|line| println!("{line}")),
+                Ok(lines) => {
+                    for line in lines {
+                        output::line(line)?;
+                    }
+                }
                 Err(error) => {
                     eprintln!("Error: {:#}", anyhow::Error::from(error));
                     status = 1;

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use imagetool::template::Template;
 use serde_json::json;
 
+use super::output;
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -29,15 +30,15 @@ impl Args {
         // there is no server: whoever asks for one gets the same program
         let both = json!({ "Client": facts, "Server": facts });
         match self.format.as_deref() {
-            Some("json") => println!("{both}"),
-            Some(text) => println!("{}", text.parse::<Template>()?.render(&both)?),
+            Some("json") => output::line(&both)?,
+            Some(text) => output::line(text.parse::<Template>()?.render(&both)?)?,
             None => {
-                println!("shale version {}", env!("CARGO_PKG_VERSION"));
-                println!(
+                output::line(format!("shale version {}", env!("CARGO_PKG_VERSION")))?;
+                output::line(format!(
                     " OS/Arch:        linux/{}",
                     imagetool::manifest::host_architecture()
-                );
-                println!(" Kernel version: {kernel}");
+                ))?;
+                output::line(format!(" Kernel version: {kernel}"))?;
             }
         }
         Ok(0)

@@ -48,7 +48,7 @@ impl Store {
         let (id, name) = self.find_image(name_or_id)?;
         let names = self.names_of(&id)?;
         let mut done = Vec::new();
-        let mut trash = Trash::default();
+        let mut trash = Trash::new(self)?;
         {
             let mut database = self.database();
             let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -207,7 +207,7 @@ impl Store {
     /// Deletes layers and blobs that no row names: what a command left that was killed between its renames and its
     /// transaction. Called with ROOT/lock held exclusively.
     pub(super) fn sweep(&self) -> Result<(), StoreError> {
-        let mut trash = Trash::default();
+        let mut trash = Trash::new(self)?;
         let listed = |folder: &str| -> Result<Vec<Digest>, StoreError> {
             let path = self.root().join(folder);
             let entries = fs::read_dir(&path).map_err(StoreError::io("read", &path))?;
@@ -229,14 +229,29 @@ impl Store {
 }
 
 /// What is to be deleted from disk once the transaction is over.
-#[derive(Default)]
+///
+/// Its folder in ROOT/tmp is made before the transaction: a command that is killed in between leaves it, and so tells
+/// the next one to look for what has no row. It needs no lock while ROOT/lock is held exclusively.
 struct Trash {
+    bin: tempfile::TempDir,
     blobs: BTreeSet<Digest>,
     layers: Vec<Digest>,
     locks: Vec<File>,
 }
 
 impl Trash {
+    fn new(store: &Store) -> Result<Self, StoreError> {
+        let tmp = store.root().join("tmp");
+        let bin = tempfile::Builder::new().prefix("trash.").tempdir_in(&tmp);
+        let bin = bin.map_err(StoreError::io("create a directory in", &tmp))?;
+        Ok(Self {
+            bin,
+            blobs: BTreeSet::new(),
+            layers: Vec::new(),
+            locks: Vec::new(),
+        })
+    }
+
     /// Takes out the blobs that an image still needs.
     fn keep_needed(&mut self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM images WHERE id = ?1 OR manifest_digest = ?1)
@@ -262,14 +277,8 @@ impl Trash {
                 _ => {}
             }
         }
-        if self.layers.is_empty() {
-            return Ok(());
-        }
         // renamed first: a deletion that is killed never leaves half a layer under its name
-        let bin = tempfile::Builder::new()
-            .prefix("trash.")
-            .tempdir_in(store.root().join("tmp"));
-        let bin = bin.map_err(StoreError::io("create a directory in", &store.root().join("tmp")))?;
+        let bin = &self.bin;
         for layer in &self.layers {
             let path = store.layer_path(layer);
             if path.exists() {
@@ -277,7 +286,7 @@ impl Trash {
             }
         }
         let path = bin.path().to_owned();
-        bin.close().map_err(StoreError::io("delete", &path))
+        self.bin.close().map_err(StoreError::io("delete", &path))
     }
 }
 
