@@ -77,11 +77,6 @@ impl Error {
         Self::Invalid(text.into())
     }
 
-    /// The last error of the system.
-    pub fn last_os_error() -> Self {
-        Self::Sys(Errno::last())
-    }
-
     /// The exit status that the runtime ends with, as shells and container engines expect it.
     pub fn exit_status(&self) -> i32 {
         match self {

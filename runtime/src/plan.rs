@@ -234,7 +234,7 @@ pub fn plan(spec: &Spec, options: &Options) -> Result<Plan> {
         .ok_or_else(|| Error::invalid("the configuration has no root"))?;
     let namespaces = namespaces(spec)?;
     check(spec, &namespaces)?;
-    let process = process::plan_process(spec.process()?, spec.linux.seccomp.as_ref(), &mut warnings)?;
+    let process = process::plan_process(spec.process()?, &spec.linux, &mut warnings)?;
 
     let mut prepare = Vec::new();
     if !options.no_new_keyring {

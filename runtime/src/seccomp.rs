@@ -34,6 +34,9 @@ pub struct Filter {
 }
 
 /// The program that decides about `SCMP_ACT_NOTIFY`.
+///
+/// It gets the descriptor of the filter once the filter is in force, and so cannot be asked about `sendmsg` and what
+/// else lies between that and the exec of the command: such a profile makes the start wait for ever.
 #[derive(Clone, Debug)]
 pub struct Listener {
     /// Its socket, on the host.

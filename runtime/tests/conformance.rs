@@ -453,6 +453,38 @@ fn the_console_socket_gets_the_terminal() {
 }
 
 #[test]
+fn a_32_bit_personality() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::script(OURS, "cat /proc/self/personality");
+    bundle.config["linux"]["personality"] = json!({"domain": "LINUX32"});
+    assert_eq!(bundle.run_ok(), "00000008\n");
+}
+
+#[test]
+fn a_seccomp_agent_gets_the_filter() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::new(OURS, &["sleep", "100"]);
+    bundle.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": bundle.path().join("agent"),
+        "listenerMetadata": "words", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}]});
+    let listener = std::os::unix::net::UnixListener::bind(bundle.path().join("agent")).unwrap();
+    bundle.ok(&["run", "--detach", &bundle.id()]);
+    let (stream, _) = listener.accept().unwrap();
+    let mut buffer = [0; 4096];
+    let (length, fd) =
+        runtime::sys::socket::receive_packet(std::os::fd::AsRawFd::as_raw_fd(&stream), &mut buffer).unwrap();
+    let state: Value = serde_json::from_slice(&buffer[..length]).unwrap();
+    assert_eq!(state["metadata"], "words");
+    assert_eq!(state["state"]["id"], bundle.id());
+    let fd = fd.expect("a descriptor came along");
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd))).unwrap();
+    assert!(link.to_str().unwrap().contains("seccomp notify"), "{link:?}");
+}
+
+#[test]
 fn spec_and_features_are_documents() {
     each(|runtime| {
         let bundle = Bundle::new(runtime, &["true"]);

@@ -255,13 +255,9 @@ fn no_descriptor_of_the_host_gets_in() {
     }
     let host = std::fs::File::open("/").unwrap();
     runtime::sys::process::set_cloexec(host.as_raw_fd(), false).unwrap();
-    let bundle = Bundle::script(
-        OURS,
-        "ls /proc/self/fd | grep -v 3; ls -l /proc/1/fd | grep -c -- '->'",
-    );
-    symlink("busybox", bundle.rootfs().join("bin/grep")).unwrap();
-    // ls itself opens 3; the shell has its script in its arguments and nothing else open.
-    assert_eq!(bundle.run_ok(), "0\n1\n2\n3\n");
+    // The shell has its script in its arguments, and nothing of its own open.
+    let bundle = Bundle::script(OURS, "ls /proc/1/fd; true");
+    assert_eq!(bundle.run_ok(), "0\n1\n2\n");
     for fd in 3..12 {
         let mut bundle = Bundle::new(OURS, &["cat", "../../../../etc/hostname"]);
         bundle.config["process"]["cwd"] = json!(format!("/proc/self/fd/{fd}"));

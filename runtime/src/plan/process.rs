@@ -7,7 +7,7 @@ use super::{Step, clean};
 use crate::capability::CapabilitySets;
 use crate::error::{Error, Result};
 use crate::seccomp::{self, Filter};
-use crate::spec::{ConsoleSize, Process, Seccomp, User};
+use crate::spec::{ConsoleSize, Linux, Personality, Process, User};
 use crate::sys::process::SchedAttr;
 
 /// The command and everything about its process.
@@ -41,6 +41,8 @@ pub struct ProcessPlan {
     pub scheduler: Option<SchedAttr>,
     /// I/O priority: class, level.
     pub io_priority: Option<(i32, i32)>,
+    /// Execution domain, as `personality(2)` numbers them.
+    pub personality: Option<u64>,
     /// Filter of system calls.
     pub seccomp: Option<Filter>,
 }
@@ -58,12 +60,8 @@ pub struct Limit {
     pub hard: u64,
 }
 
-/// Reads `process` (and the filter, which lies elsewhere in the configuration).
-pub fn plan_process(
-    process: &Process,
-    seccomp: Option<&Seccomp>,
-    warnings: &mut Vec<String>,
-) -> Result<ProcessPlan> {
+/// Reads `process`, and what concerns it elsewhere in the configuration.
+pub fn plan_process(process: &Process, linux: &Linux, warnings: &mut Vec<String>) -> Result<ProcessPlan> {
     if process.args.is_empty() {
         return Err(Error::invalid(
             "process.args is empty: there is no command to run",
@@ -96,7 +94,10 @@ pub fn plan_process(
         selinux_label: given(&process.selinux_label),
         scheduler: process.scheduler.as_ref().map(scheduler).transpose()?,
         io_priority: process.io_priority.as_ref().map(io_priority).transpose()?,
-        seccomp: seccomp
+        personality: linux.personality.as_ref().map(personality).transpose()?,
+        seccomp: linux
+            .seccomp
+            .as_ref()
             .map(|profile| seccomp::compile(profile, warnings))
             .transpose()?
             .flatten(),
@@ -190,6 +191,16 @@ fn resource_number(name: &str) -> Result<u32> {
         }
     };
     Ok(number as u32)
+}
+
+fn personality(personality: &Personality) -> Result<u64> {
+    match personality.domain.as_str() {
+        "LINUX" => Ok(0),
+        "LINUX32" => Ok(8),
+        other => Err(Error::invalid(format!(
+            "linux.personality: {other:?} is not a domain"
+        ))),
+    }
 }
 
 fn scheduler(scheduler: &crate::spec::Scheduler) -> Result<SchedAttr> {

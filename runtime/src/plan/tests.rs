@@ -158,6 +158,7 @@ fn own_devices_replace_default_ones() {
 
 #[test]
 fn contradictions_are_refused_with_their_field() {
+    refused("/linux/personality", json!({"domain": "PLAN9"}), "personality");
     refused("/process/args", json!([]), "process.args");
     refused("/process/args", json!(["a\u{0}b"]), "zero byte");
     refused("/process/cwd", json!("relative"), "process.cwd");

@@ -43,8 +43,7 @@ pub struct Executed {
 /// Runs a process in the container.
 pub fn exec(container: &Container, process: &Process, options: &ExecOptions) -> Result<Executed> {
     let mut warnings = Vec::new();
-    let seccomp = container.state.spec.linux.seccomp.as_ref();
-    let plan = plan_process(process, seccomp, &mut warnings)?;
+    let plan = plan_process(process, &container.state.spec.linux, &mut warnings)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }

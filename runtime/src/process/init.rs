@@ -232,6 +232,9 @@ impl<'a> Init<'a> {
         if let Some(scheduler) = process.scheduler {
             sys::process::set_scheduler(scheduler).context(|| "set the scheduler")?;
         }
+        if let Some(domain) = process.personality {
+            sys::process::set_personality(domain).context(|| "set the personality")?;
+        }
         if let Some((class, level)) = process.io_priority {
             sys::process::set_io_priority(class, level).context(|| "set the I/O priority")?;
         }

@@ -92,12 +92,6 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> nix::Result<()> 
     Errno::result(value).map(drop)
 }
 
-/// Takes a copy of the descriptor `fd` of another process.
-pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: RawFd) -> nix::Result<OwnedFd> {
-    // SAFETY: a plain call with integers.
-    owned_fd(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })
-}
-
 /// Enters all the namespaces named in `flags` of the process behind `pidfd` at once.
 pub fn setns_pidfd(pidfd: BorrowedFd<'_>, flags: CloneFlags) -> nix::Result<()> {
     // SAFETY: a plain call with integers.

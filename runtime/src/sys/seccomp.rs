@@ -40,17 +40,3 @@ pub fn load(program: &[Instruction], flags: u64) -> nix::Result<Option<OwnedFd>>
     // SAFETY: with this flag the call returns a new descriptor.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(value as RawFd) }))
 }
-
-/// Whether the kernel knows this action.
-pub fn action_available(action: u32) -> bool {
-    // SAFETY: the kernel reads one u32.
-    let value = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_GET_ACTION_AVAIL,
-            0,
-            &raw const action,
-        )
-    };
-    value == 0
-}
