@@ -16,7 +16,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-/// Standard input: `main` makes sure that the first three descriptors are open, and nothing closes them.
+/// Standard input: the standard library opens the first three descriptors at the start, and nothing closes them.
 // SAFETY: see above.
 pub const STDIN: BorrowedFd<'static> = unsafe { BorrowedFd::borrow_raw(0) };
 

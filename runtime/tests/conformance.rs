@@ -284,8 +284,8 @@ fn the_filter_of_system_calls_is_in_force() {
 #[test]
 fn hooks_are_called_in_order_with_the_state() {
     each(|runtime| {
-        let mut bundle = Bundle::script(runtime, "echo command >> /work/order");
-        let log = bundle.rootfs().join("work/order");
+        let mut bundle = Bundle::script(runtime, "echo command >> /space/order");
+        let log = bundle.rootfs().join("space/order");
         let hook = |name: &str, log: &std::path::Path| {
             let script = format!(
                 "read line; echo {name} >> {}; case $line in *'\"id\":\"shaletest-'*) ;; *) exit 9;; esac",
@@ -295,7 +295,7 @@ fn hooks_are_called_in_order_with_the_state() {
         };
         bundle.config["hooks"] = json!({
             "prestart": hook("prestart", &log), "createRuntime": hook("createRuntime", &log),
-            "createContainer": hook("createContainer", &log), "startContainer": hook("startContainer", "/work/order".as_ref()),
+            "createContainer": hook("createContainer", &log), "startContainer": hook("startContainer", "/space/order".as_ref()),
             "poststart": hook("poststart", &bundle.path().join("poststart")), "poststop": hook("poststop", &log),
         });
         bundle.run_ok();
@@ -354,7 +354,7 @@ fn exec_runs_beside_the_command() {
             "--env",
             "A=b",
             "--cwd",
-            "/work",
+            "/space",
             "--user",
             "1000:1000",
             id,
@@ -365,7 +365,7 @@ fn exec_runs_beside_the_command() {
         assert_eq!(output.status.code(), Some(5), "{runtime}: {}", describe(&output));
         assert_eq!(
             output.stdout,
-            b"inside\nb\n/work\n1000\n",
+            b"inside\nb\n/space\n1000\n",
             "{runtime}: {}",
             describe(&output)
         );
@@ -405,7 +405,7 @@ fn a_user_namespace_maps_its_users() {
     each(|runtime| {
         let mut bundle = Bundle::script(
             runtime,
-            "id -u; stat -c %u /etc/passwd; echo x > /work/new && test -c /dev/null && echo fine",
+            "id -u; stat -c %u /etc/passwd; echo x > /space/new && test -c /dev/null && echo fine",
         );
         let map = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
         bundle.config["linux"]["namespaces"]
@@ -415,7 +415,7 @@ fn a_user_namespace_maps_its_users() {
         bundle.config["linux"]["uidMappings"] = map.clone();
         bundle.config["linux"]["gidMappings"] = map;
         std::fs::set_permissions(bundle.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        for path in ["", "etc", "etc/passwd", "work", "dev", "proc", "sys", "tmp"] {
+        for path in ["", "etc", "etc/passwd", "space", "dev", "proc", "sys", "tmp"] {
             std::os::unix::fs::chown(bundle.rootfs().join(path), Some(100_000), Some(100_000)).unwrap();
         }
         assert_eq!(bundle.run_ok(), "0\n0\nfine\n", "{runtime}");

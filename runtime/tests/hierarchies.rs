@@ -67,7 +67,7 @@ fn without_pivot_root() {
     let output = bundle.call(&["run", "--no-pivot", &bundle.id()]);
     assert_eq!(
         output.stdout,
-        b"bin\ndev\netc\nproc\nsys\ntmp\nwork\n",
+        b"bin\ndev\netc\nproc\nspace\nsys\ntmp\n",
         "{}",
         describe(&output)
     );

@@ -85,7 +85,7 @@ impl Bundle {
     pub(crate) fn new(runtime: &str, args: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let rootfs = directory.path().join("rootfs");
-        for name in ["bin", "proc", "sys", "dev", "etc", "tmp", "work"] {
+        for name in ["bin", "proc", "sys", "dev", "etc", "tmp", "space"] {
             std::fs::create_dir_all(rootfs.join(name)).unwrap();
         }
         std::fs::copy(busybox().unwrap(), rootfs.join("bin/busybox")).unwrap();
