@@ -89,8 +89,15 @@ fn runtime() -> Option<String> {
 }
 
 impl Shale {
-    /// As root; `None` is a skip.
+    /// As root, with an empty store; `None` is a skip.
     pub(crate) fn root() -> Option<Self> {
+        let shale = Self::without_store()?;
+        shale.call(&["ps"]).ok();
+        Some(shale)
+    }
+
+    /// As root, with the store still to be made.
+    pub(crate) fn without_store() -> Option<Self> {
         if let Some(reason) = missing() {
             eprintln!("SKIPPED: {reason}");
             return None;
@@ -105,7 +112,7 @@ impl Shale {
 
     /// As a plain user without any range of ids, on whom /dev/fuse is open; `None` is a skip.
     pub(crate) fn user() -> Option<Self> {
-        let mut shale = Self::root()?;
+        let mut shale = Self::without_store()?;
         shale.as_user = true;
         let bin = shale.path("bin");
         fs::create_dir(&bin).unwrap();
@@ -130,6 +137,7 @@ impl Shale {
             );
             return None;
         }
+        shale.call(&["ps"]).ok();
         Some(shale)
     }
 
