@@ -2,5 +2,6 @@
 
 pub mod compression;
 pub mod member;
+mod number;
 pub mod pax;
 pub mod write;

@@ -6,7 +6,7 @@
 //!                   commit ──────┘ └──► layer directories ──► mount, run
 //! ```
 //!
-//! [`reference`], [`digest`] and [`manifest`] are pure. [`store`] owns the directory on disk: nothing else writes
+//! [`mod@reference`], [`digest`] and [`manifest`] are pure. [`store`] owns the directory on disk: nothing else writes
 //! there. The `shale` program is a thin layer of commands over this library.
 
 pub mod archive;

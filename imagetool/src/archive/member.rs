@@ -16,6 +16,7 @@
 
 use std::io::{self, Read};
 
+use super::number::{field, signed_field};
 use super::pax;
 
 /// Size of a tar block.
@@ -393,7 +394,7 @@ impl<R: Read> Members<R> {
                 return Err(wrong("its pieces overlap"));
             }
             // GNU tar pads each piece to a block, others do not: only whole blocks mean the same to all
-            if stored % BLOCK as u64 != 0 && length > 0 {
+            if !stored.is_multiple_of(BLOCK as u64) && length > 0 {
                 return Err(wrong("a piece before the last is no multiple of 512 bytes"));
             }
             end = offset
@@ -586,59 +587,6 @@ fn checksum_fits(header: &tar::Header) -> bool {
     let unsigned: u64 = rest.clone().map(|byte| u64::from(*byte)).sum::<u64>() + 256;
     let signed: i64 = rest.map(|byte| i64::from(byte.cast_signed())).sum::<i64>() + 256;
     stored == unsigned || i64::try_from(stored) == Ok(signed)
-}
-
-/// A number that may not be negative.
-fn field(bytes: &[u8]) -> Result<u64, String> {
-    signed_field(bytes).and_then(|value| u64::try_from(value).map_err(|_| "is negative".to_owned()))
-}
-
-/// A number of a header: octal digits between blanks and zeros, or base 256 when the first bit is set.
-fn signed_field(bytes: &[u8]) -> Result<i64, String> {
-    match bytes.first() {
-        Some(first @ 0x80..) => {
-            let negative = first & 0x40 != 0;
-            let start = if negative { -1i64 } else { 0 };
-            let head = i64::from(first & 0x3f) | if negative { -64 } else { 0 };
-            let mut value = if bytes.len() > 8 { start } else { head };
-            let mut rest = &bytes[1..];
-            if bytes.len() > 8 {
-                let (high, low) = rest.split_at(rest.len() - 8);
-                let fill = if negative { 0xff } else { 0 };
-                let top = if negative { 0x3f } else { 0 };
-                if first & 0x3f != top
-                    || high.iter().any(|byte| *byte != fill)
-                    || (low[0] >= 0x80) != negative
-                {
-                    return Err("is too large".to_owned());
-                }
-                rest = low;
-            }
-            for byte in rest {
-                value = value.wrapping_shl(8) | i64::from(*byte);
-            }
-            Ok(value)
-        }
-        _ => {
-            let digits: Vec<u8> = bytes
-                .iter()
-                .copied()
-                .skip_while(|byte| *byte == b' ' || *byte == 0)
-                .collect();
-            let end = digits
-                .iter()
-                .position(|byte| *byte == b' ' || *byte == 0)
-                .unwrap_or(digits.len());
-            let mut value = 0i64;
-            for digit in &digits[..end] {
-                if !(b'0'..=b'7').contains(digit) {
-                    return Err("is no octal number".to_owned());
-                }
-                value = value.checked_mul(8).ok_or("is too large")? + i64::from(digit - b'0');
-            }
-            Ok(value)
-        }
-    }
 }
 
 #[cfg(test)]

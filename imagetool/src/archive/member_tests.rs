@@ -185,23 +185,6 @@ fn a_lying_sparse_map_is_refused() {
     }
 }
 
-#[test]
-fn numbers_of_every_form() {
-    let cases: [(&[u8], Result<i64, ()>); 8] = [
-        (b"0000644\0", Ok(0o644)),
-        (b"   644 \0", Ok(0o644)),
-        (b"\0\0\0\0\0\0\0\0", Ok(0)),
-        (b"\x80\0\0\0\0\0\x01\0", Ok(256)),
-        (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe", Ok(-2)),
-        (b"\x80\0\0\0\0\0\0\0\0\0\x01\0", Ok(256)),
-        (b"\x80\0\0\x01\0\0\0\0\0\0\0\0", Err(())),
-        (b"0000648\0", Err(())),
-    ];
-    for (bytes, expected) in cases {
-        assert_eq!(signed_field(bytes).map_err(|_| ()), expected, "{bytes:?}");
-    }
-}
-
 proptest! {
     #[test]
     fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..2000), fix in any::<bool>()) {
