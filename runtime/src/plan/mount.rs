@@ -162,6 +162,57 @@ impl Parsed {
         parsed
     }
 
+    /// What is to be mounted.
+    fn kind(&mut self, entry: &Mount, label: Option<&str>, destination: &Path) -> Result<MountKind> {
+        let fs_type = entry.fs_type.as_deref().unwrap_or_default();
+        let name = destination.display();
+        Ok(if self.remount && self.bind.is_none() {
+            MountKind::Remount
+        } else if self.bind.is_some() || matches!(fs_type, "bind" | "none") {
+            let source = entry
+                .source
+                .clone()
+                .filter(|source| !source.as_os_str().is_empty());
+            let source =
+                source.ok_or_else(|| Error::invalid(format!("mounts: {name} has no source to bind")))?;
+            // A read-only mount of the host stays so: `rw` is what an engine writes when nothing was asked.
+            self.attr.clear &= !libc::MOUNT_ATTR_RDONLY;
+            // Data means nothing to a bind mount, and runc passes over it too.
+            MountKind::Bind {
+                source,
+                recursive: self.bind.unwrap_or(false),
+            }
+        } else if fs_type == "cgroup" || fs_type == "cgroup2" {
+            MountKind::Cgroup
+        } else if fs_type.is_empty() {
+            return Err(Error::invalid(format!(
+                "mounts: {name} has neither a type nor bind among its options"
+            )));
+        } else {
+            let mut options = std::mem::take(&mut self.data);
+            if let Some(label) =
+                label.filter(|label| !label.is_empty() && !matches!(fs_type, "proc" | "sysfs"))
+            {
+                options.push(format!("context={label}"));
+            }
+            let source = entry
+                .source
+                .as_ref()
+                .map_or(fs_type.into(), |source| source.to_string_lossy());
+            if self.copy_up && fs_type != "tmpfs" {
+                return Err(Error::invalid(format!(
+                    "mounts: {name}: tmpcopyup is for tmpfs only"
+                )));
+            }
+            MountKind::Filesystem {
+                fs_type: fs_type.to_owned(),
+                source: source.into_owned(),
+                options,
+                copy_up: self.copy_up,
+            }
+        })
+    }
+
     fn read_one(&mut self, option: &str) {
         if let Some(propagation) = Propagation::from_option(option) {
             return self.propagation.push(propagation);
@@ -197,53 +248,7 @@ impl MountStep {
     pub fn parse(entry: &Mount, label: Option<&str>) -> Result<Self> {
         let destination = clean(&Path::new("/").join(&entry.destination));
         let mut parsed = Parsed::read(&entry.options);
-        let fs_type = entry.fs_type.as_deref().unwrap_or_default();
-        let name = destination.display();
-        let kind = if parsed.remount && parsed.bind.is_none() {
-            MountKind::Remount
-        } else if parsed.bind.is_some() || matches!(fs_type, "bind" | "none") {
-            let source = entry
-                .source
-                .clone()
-                .filter(|source| !source.as_os_str().is_empty());
-            let source =
-                source.ok_or_else(|| Error::invalid(format!("mounts: {name} has no source to bind")))?;
-            // A read-only mount of the host stays so: `rw` is what an engine writes when nothing was asked.
-            parsed.attr.clear &= !libc::MOUNT_ATTR_RDONLY;
-            // Data means nothing to a bind mount, and runc passes over it too.
-            MountKind::Bind {
-                source,
-                recursive: parsed.bind.unwrap_or(false),
-            }
-        } else if fs_type == "cgroup" || fs_type == "cgroup2" {
-            MountKind::Cgroup
-        } else if fs_type.is_empty() {
-            return Err(Error::invalid(format!(
-                "mounts: {name} has neither a type nor bind among its options"
-            )));
-        } else {
-            let mut options = parsed.data;
-            if let Some(label) =
-                label.filter(|label| !label.is_empty() && !matches!(fs_type, "proc" | "sysfs"))
-            {
-                options.push(format!("context={label}"));
-            }
-            let source = entry
-                .source
-                .as_ref()
-                .map_or(fs_type.into(), |source| source.to_string_lossy());
-            if parsed.copy_up && fs_type != "tmpfs" {
-                return Err(Error::invalid(format!(
-                    "mounts: {name}: tmpcopyup is for tmpfs only"
-                )));
-            }
-            MountKind::Filesystem {
-                fs_type: fs_type.to_owned(),
-                source: source.into_owned(),
-                options,
-                copy_up: parsed.copy_up,
-            }
-        };
+        let kind = parsed.kind(entry, label, &destination)?;
         if destination == Path::new("/") && !matches!(kind, MountKind::Remount) {
             return Err(Error::invalid(
                 "mounts: nothing can be mounted over the root of the container",
