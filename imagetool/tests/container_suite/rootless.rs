@@ -124,3 +124,25 @@ fn a_mount_of_a_plain_user_lives_as_long_as_its_command() {
     );
     shale.assert_clean();
 }
+
+#[test]
+fn a_range_of_ids_gives_all_users() {
+    let Some(shale) = Shale::user_with_ranges() else {
+        return;
+    };
+    let script = "touch /file && chown 33:44 /file && stat -c %u:%g /file";
+    assert_eq!(
+        shale
+            .run(&["--name", "one", "--rootfs", "/", "sh", "-c", script])
+            .ok(),
+        "33:44\n"
+    );
+    assert_eq!(shale.call(&["diff", "one"]).ok(), "A /file\n");
+    shale.call(&["rm", "one"]).ok();
+    // The command is another user of the host's: only its supervisor may end it.
+    let child = shale.spawn(&["--name", "two", "-u", "33", "--rootfs", "/", "sleep", "1000"]);
+    shale.wait_for("two", "running");
+    shale.call(&["rm", "-f", "two"]).ok();
+    assert_eq!(finish(child).status, 137);
+    shale.assert_clean();
+}

@@ -415,3 +415,65 @@ fn ids_are_written_to_a_new_file_only() {
     assert!(file.exists());
     shale.call(&["rm", "one"]).ok();
 }
+
+#[test]
+fn an_image_says_how_it_is_run() {
+    let Some(shale) = Shale::root() else { return };
+    let root = shale.small_root("r");
+    let archive = shale.path("image.tar");
+    let tar = std::process::Command::new("tar")
+        .arg("-C")
+        .arg(&root)
+        .arg("-cf")
+        .arg(&archive)
+        .arg(".")
+        .status();
+    assert!(tar.unwrap().success());
+    let changes = [
+        "ENV FROM_IMAGE=1",
+        "USER ann",
+        "WORKDIR /work",
+        "ENTRYPOINT [\"sh\", \"-c\", \"echo $0 $FROM_IMAGE $MORE; id -u; pwd\"]",
+        "CMD [\"default\"]",
+    ];
+    let mut words = vec!["import"];
+    changes.iter().for_each(|change| words.extend(["-c", change]));
+    words.extend([archive.to_str().unwrap(), "img:1"]);
+    shale.call(&words).ok();
+    assert_eq!(shale.run(&["--rm", "img:1"]).ok(), "default 1\n7\n/work\n");
+    assert_eq!(
+        shale
+            .run(&["--rm", "-e", "MORE=2", "-u", "0", "-w", "/", "img:1", "given"])
+            .ok(),
+        "given 1 2\n0\n/\n"
+    );
+    assert_eq!(
+        shale.run(&["--rm", "--entrypoint", "pwd", "img:1"]).ok(),
+        "/work\n"
+    );
+    let nothing = shale.run(&["--rm", "--entrypoint", "", "img:1"]);
+    assert!(
+        nothing.status == 125 && nothing.stderr.contains("no command specified"),
+        "{nothing:?}"
+    );
+    let made = [
+        "--name",
+        "one",
+        "-u",
+        "0",
+        "--entrypoint",
+        "sh",
+        "img:1",
+        "-c",
+        "echo kept > /kept",
+    ];
+    shale.run(&made).ok();
+    assert_eq!(shale.call(&["diff", "one"]).ok(), "A /kept\nA /work\n");
+    shale.call(&["commit", "one", "img:2"]).ok();
+    assert_eq!(
+        shale.run(&["--rm", "--entrypoint", "cat", "img:2", "/kept"]).ok(),
+        "kept\n"
+    );
+    shale.call(&["rm", "one"]).ok();
+    shale.assert_clean();
+}

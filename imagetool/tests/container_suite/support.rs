@@ -141,6 +141,28 @@ impl Shale {
         Some(shale)
     }
 
+    /// As a plain user who has a name and a range of ids; `None` is a skip. The user exists in the mount namespace
+    /// of the calls only.
+    pub(crate) fn user_with_ranges() -> Option<Self> {
+        let needed = ["/usr/bin/newuidmap", "/etc/subuid", "/etc/subgid"];
+        if let Some(path) = needed.into_iter().find(|path| !Path::new(path).is_file()) {
+            eprintln!("SKIPPED: no {path}: apt install uidmap");
+            return None;
+        }
+        let shale = Self::user()?;
+        let add = |file: &str, line: String| {
+            let text = fs::read_to_string(Path::new("/etc").join(file)).unwrap_or_default();
+            fs::write(shale.path(file), text + &line).unwrap();
+        };
+        add(
+            "passwd",
+            format!("shale-test:x:{USER}:{USER}::/nowhere:/bin/sh\n"),
+        );
+        add("subuid", "shale-test:700000:65536\n".to_owned());
+        add("subgid", "shale-test:700000:65536\n".to_owned());
+        Some(shale)
+    }
+
     /// Whether the runtime under test is runc.
     pub(crate) fn uses_runc(&self) -> bool {
         runtime().is_some_and(|runtime| runtime.ends_with("runc"))
@@ -171,10 +193,15 @@ impl Shale {
         }
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c"]);
-        command.arg(format!(
-            "mount --bind {} /dev/fuse && exec setpriv --reuid {USER} --regid {USER} --clear-groups {script}",
-            node.display()
-        ));
+        let mut setup = format!("mount --bind {} /dev/fuse", node.display());
+        for file in ["passwd", "subuid", "subgid"] {
+            let replacement = self.path(file);
+            if replacement.exists() {
+                setup.push_str(&format!(" && mount --bind {} /etc/{file}", replacement.display()));
+            }
+        }
+        let identity = format!("setpriv --reuid {USER} --regid {USER} --clear-groups");
+        command.arg(format!("{setup} && exec {identity} {script}"));
         command
             .env("HOME", self.path("home"))
             .env_remove("XDG_RUNTIME_DIR")
