@@ -77,12 +77,27 @@ impl Session {
             signals.add(signal);
         }
         signals.thread_block()?;
+        allow_many_descriptors();
         let mountpoint = self.mountpoint.clone();
         std::thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || watch(&signals, &mountpoint))?;
         ready()?;
-        self.inner.run()
+        match self.inner.run() {
+            // With several threads the end of the mount reaches some of them as an abort.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// Every file that is open in the mount is open in the server: takes all the descriptors that the limits allow.
+fn allow_many_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit on open files stays as it is");
     }
 }
 

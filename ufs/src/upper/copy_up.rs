@@ -298,7 +298,7 @@ impl Union {
             union: self,
             ids: Vec::new(),
         };
-        let Some((parent, name)) = self.visible_as(layer, place, &mut held)? else {
+        let Some((parent, name)) = self.shown_at(layer, place, &mut held)? else {
             return Ok(());
         };
         if Arc::ptr_eq(&parent, &made.parent) && name == made.name {
@@ -317,20 +317,56 @@ impl Union {
         }
     }
 
-    /// Where the place `place` of a layer shows in the merged tree under its own path, if it does.
-    fn visible_as<'a>(
+    /// Where a place of a layer shows in the merged tree, if it does: under its own path, or in a directory that was
+    /// moved.
+    fn shown_at<'a>(
         &self,
         layer: usize,
         place: &'a LayerNode,
         held: &mut Held<'_>,
     ) -> Result<Option<(Arc<Inode>, &'a OsStr)>> {
-        let mut parent = Arc::clone(&self.root);
-        let mut names = place
-            .path
-            .as_bytes()
-            .split(|&byte| byte == b'/')
-            .map(OsStr::from_bytes)
-            .peekable();
+        let shown = self.shown_below(&self.root, layer, place, place.path.as_bytes(), held)?;
+        if shown.is_some() {
+            return Ok(shown);
+        }
+        let mut pending = vec![Arc::clone(&self.root)];
+        while let Some(dir) = pending.pop() {
+            for entry in self.entries(&dir)? {
+                if entry.file_type != FileType::Directory {
+                    continue;
+                }
+                // Only what is in the upper can have been moved.
+                let found = self
+                    .resolve(&dir, &entry.name)?
+                    .filter(|found| found.upper.is_some());
+                let Some(found) = found else { continue };
+                let node = self.adopt(&dir, &entry.name, found);
+                held.ids.push(node.id);
+                let within = |part: &&LowerRef| part.layer == layer && is_within(place, &part.node);
+                if let Some(part) = node.inode.lowers().iter().find(within) {
+                    let rest = &place.path.as_bytes()[part.node.path.len() + 1..];
+                    let shown = self.shown_below(&node.inode, layer, place, rest, held)?;
+                    if shown.is_some() {
+                        return Ok(shown);
+                    }
+                }
+                pending.push(Arc::clone(&node.inode));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Follows `path` down from `dir`, and tells whether the place shows there.
+    fn shown_below<'a>(
+        &self,
+        dir: &Arc<Inode>,
+        layer: usize,
+        place: &LayerNode,
+        path: &'a [u8],
+        held: &mut Held<'_>,
+    ) -> Result<Option<(Arc<Inode>, &'a OsStr)>> {
+        let mut parent = Arc::clone(dir);
+        let mut names = path.split(|&byte| byte == b'/').map(OsStr::from_bytes).peekable();
         while let Some(name) = names.next() {
             let Some(found) = self.resolve(&parent, name)? else {
                 return Ok(None);
@@ -348,6 +384,12 @@ impl Union {
         }
         Ok(None)
     }
+}
+
+/// Whether a place lies somewhere in a directory of the same layer.
+fn is_within(place: &LayerNode, dir: &LayerNode) -> bool {
+    let rest = place.path.as_bytes().strip_prefix(dir.path.as_bytes());
+    !dir.path.is_empty() && rest.is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 /// Nodes that are held as the kernel would hold them, while they are worked on.
