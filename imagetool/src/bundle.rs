@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each part is a function over values with a table of tests beside it: [`environment`], [`command`], [`user`],
-//! [`volume`], [`capabilities`], [`ulimit`], [`security`]; [`mounts`] and this file put the document together.
+//! [`volume`], [`capabilities`], [`ulimit`], [`security`]; `mounts` and this file put the document together.
 //! Implements config.md and config-linux.md of the runtime specification 1.0.2.
 
 pub mod capabilities;

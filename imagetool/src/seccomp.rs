@@ -1,7 +1,7 @@
 //! The seccomp filter of a container: Docker's default profile, or a file in Docker's form, as the runtime
 //! specification wants it (pure).
 //!
-//! The default answers EPERM to every call that is not in [`syscalls`]. Five calls depend on their arguments:
+//! The default answers EPERM to every call that is not in `syscalls.rs`. Five calls depend on their arguments:
 //!
 //! ```text
 //! personality   only the execution domains of Linux, 32-bit Linux and their ADDR_NO_RANDOMIZE-free forms
