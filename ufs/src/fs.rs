@@ -50,6 +50,7 @@ pub struct Fs {
     pub(crate) union: Union,
     pub(crate) ids: IdMap,
     pub(crate) handles: Handles,
+    listings: dir::Listings,
 }
 
 impl Fs {
@@ -62,6 +63,7 @@ impl Fs {
             union: Union::open(layout)?,
             ids,
             handles: Handles::default(),
+            listings: dir::Listings::default(),
         })
     }
 

@@ -50,6 +50,7 @@ pub(crate) struct Adapter {
     fs: Arc<Fs>,
     behaviour: Behaviour,
     can_pass: AtomicBool,
+    can_skip_opendir: AtomicBool,
 }
 
 impl Adapter {
@@ -58,6 +59,7 @@ impl Adapter {
             fs,
             behaviour,
             can_pass: AtomicBool::new(false),
+            can_skip_opendir: AtomicBool::new(false),
         }
     }
 
@@ -83,6 +85,10 @@ impl Adapter {
             let _ = config.set_max_stack_depth(1);
             self.can_pass.store(true, Ordering::Relaxed);
         }
+        let can_skip = config
+            .add_capabilities(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
+            .is_ok();
+        self.can_skip_opendir.store(can_skip, Ordering::Relaxed);
         tracing::debug!(abi = %config.kernel_abi(), passthrough = self.can_pass.load(Ordering::Relaxed), "negotiated");
     }
 
@@ -447,25 +453,27 @@ impl fuser::Filesystem for Adapter {
         answer(self.fs.sync(handle.0, datasync), reply);
     }
 
-    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.open_dir(node.0) {
-            Ok(handle) => reply.opened(
-                FileHandle(handle),
-                FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
-            ),
-            Err(error) => reply.error(errno(&error)),
+    /// Directories are listed without a handle. A kernel that can do without asks only once, and then keeps what it
+    /// read of a directory until something in it changes.
+    fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.can_skip_opendir.load(Ordering::Relaxed) {
+            return reply.error(fuser::Errno::ENOSYS);
         }
+        reply.opened(
+            FileHandle(0),
+            FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+        );
     }
 
     fn readdir(
         &self,
         _request: &Request,
-        _node: INodeNo,
-        handle: FileHandle,
+        node: INodeNo,
+        _handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.fs.read_dir(handle.0, offset, |name, next, ino, file_type| {
+        let listed = self.fs.read_dir(node.0, offset, |name, next, ino, file_type| {
             !reply.add(INodeNo(ino), next, fuser_type(file_type), name)
         });
         match listed {
@@ -477,13 +485,13 @@ impl fuser::Filesystem for Adapter {
     fn readdirplus(
         &self,
         _request: &Request,
-        _node: INodeNo,
-        handle: FileHandle,
+        node: INodeNo,
+        _handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         let ttl = self.ttl();
-        let listed = self.fs.read_dir_plus(handle.0, offset, |name, next, entry| {
+        let listed = self.fs.read_dir_plus(node.0, offset, |name, next, entry| {
             !reply.add(
                 INodeNo(entry.node),
                 next,
@@ -499,27 +507,15 @@ impl fuser::Filesystem for Adapter {
         }
     }
 
-    fn releasedir(
-        &self,
-        _request: &Request,
-        _node: INodeNo,
-        handle: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
-        self.fs.release_dir(handle.0);
-        reply.ok();
-    }
-
     fn fsyncdir(
         &self,
         _request: &Request,
-        _node: INodeNo,
-        handle: FileHandle,
+        node: INodeNo,
+        _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        answer(self.fs.sync_dir(handle.0), reply);
+        answer(self.fs.sync_dir(node.0), reply);
     }
 
     fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
@@ -572,6 +568,46 @@ impl fuser::Filesystem for Adapter {
 
     fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         answer(self.fs.remove_xattr(node.0, name), reply);
+    }
+
+    /// No file here has anything to wait for.
+    fn poll(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _notifier: fuser::PollNotifier,
+        _events: fuser::PollEvents,
+        _flags: fuser::PollFlags,
+        reply: fuser::ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _data: &[u8],
+        _out_size: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOTTY);
+    }
+
+    /// What is written reaches the upper at once: there is nothing to do at close.
+    fn flush(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
     }
 
     fn fallocate(

@@ -1,12 +1,17 @@
 //! Listing directories.
 //!
-//! An open directory keeps one listing, made when it is read from the start, so that every entry that stays comes
-//! exactly once whatever is added and removed meanwhile, and positions stay valid (`seekdir(3)`). Reading from the
-//! start again makes a new one (`rewinddir(3)`).
+//! Directories are listed without a handle: a position is a hash of the name before it, and entries come in the order
+//! of their hashes. So every entry that stays comes exactly once whatever is added and removed meanwhile, positions
+//! stay valid for as long as the directory exists (`seekdir(3)`), and the kernel need not tell us of an open. A few
+//! listings are kept, since a large directory is read in many pieces.
 
 use std::ffi::OsStr;
+use std::hash::Hasher;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::{DirEntry, Entry, Fs};
@@ -15,64 +20,52 @@ use crate::error::{Doing, Error, Result};
 use crate::sys;
 use crate::union::inode::Inode;
 
-/// An open directory.
+/// Listings kept for directories that are being read.
+const LISTINGS_MAX: usize = 64;
+
+/// Positions after `.` and `..`; the hashes of names come after them.
+const AFTER_DOT: u64 = 1;
+const AFTER_DOTS: u64 = 2;
+
+/// A directory's entries by position.
+type Listing = Arc<[(u64, DirEntry)]>;
+
+/// The listings kept, by inode number, each with the version of the directory it shows.
 #[derive(Debug)]
-pub(crate) struct Listing {
-    inode: Arc<Inode>,
-    entries: Mutex<Option<Arc<[DirEntry]>>>,
+pub(crate) struct Listings(Mutex<LruCache<u64, (u64, Listing)>>);
+
+impl Default for Listings {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(
+            NonZeroUsize::new(LISTINGS_MAX).unwrap_or(NonZeroUsize::MIN),
+        )))
+    }
 }
 
-/// Positions of `.` and `..`; the entries follow.
-const DOTS: u64 = 2;
-
 impl Fs {
-    /// Opens a directory for listing.
-    ///
-    /// # Errors
-    /// [`Error::NotDirectory`].
-    pub fn open_dir(&self, node: u64) -> Result<u64> {
-        let node = self.dir_node(node)?;
-        let handle = self.handles.fresh();
-        let listing = Listing {
-            inode: Arc::clone(&node.inode),
-            entries: Mutex::default(),
-        };
-        self.handles.dirs.write().insert(handle, Arc::new(listing));
-        Ok(handle)
-    }
-
-    /// Closes a directory.
-    pub fn release_dir(&self, handle: u64) {
-        self.handles.dirs.write().remove(&handle);
-    }
-
-    /// Hands the entries from position `offset` on to `take` — with the position after each — until it answers
-    /// `false` (it has no room for this one) or all are given. Nodes are held for the caller; one that was refused
-    /// is given back here.
+    /// Hands the entries after position `offset` to `take` — with the position after each — until it answers `false`
+    /// (it has no room for this one) or all are given. Nodes are held for the caller, but for `.` and `..`; one that
+    /// was refused is given back here.
     ///
     /// # Errors
     /// When the directory cannot be read.
     pub fn read_dir_plus(
         &self,
-        handle: u64,
+        node: u64,
         offset: u64,
         mut take: impl FnMut(&OsStr, u64, &Entry) -> bool,
     ) -> Result<()> {
-        let listing = self.listing(handle)?;
-        let entries = self.entries_of(&listing, offset)?;
-        let dots = self.dots(&listing)?;
-        for (index, (name, entry)) in dots
-            .iter()
-            .enumerate()
-            .skip(usize::try_from(offset).unwrap_or(usize::MAX))
-        {
-            if !take(OsStr::new(name), index as u64 + 1, entry) {
+        let node = self.dir_node(node)?;
+        let dir = &node.inode;
+        let listing = self.listing(dir, offset == 0)?;
+        for (position, name, entry) in self.dots(dir)? {
+            if offset < position && !take(OsStr::new(name), position, &entry) {
                 return Ok(());
             }
         }
-        let first = usize::try_from(offset.saturating_sub(DOTS)).unwrap_or(usize::MAX);
-        for (index, found) in entries.iter().enumerate().skip(first) {
-            let entry = match self.lookup_in(&listing.inode, &found.name) {
+        let first = listing.partition_point(|(position, _)| *position <= offset);
+        for (position, found) in &listing[first..] {
+            let entry = match self.lookup_in(dir, &found.name) {
                 Ok(entry) => entry,
                 // Removed since the listing was made.
                 Err(Error::NotFound) => continue,
@@ -81,7 +74,7 @@ impl Fs {
                     continue;
                 }
             };
-            if !take(&found.name, index as u64 + DOTS + 1, &entry) {
+            if !take(&found.name, *position, &entry) {
                 self.forget(entry.node, 1);
                 return Ok(());
             }
@@ -95,14 +88,14 @@ impl Fs {
     /// When the directory cannot be read.
     pub fn read_dir(
         &self,
-        handle: u64,
+        node: u64,
         offset: u64,
         mut take: impl FnMut(&OsStr, u64, u64, FileType) -> bool,
     ) -> Result<()> {
         let mut held = Vec::new();
-        let result = self.read_dir_plus(handle, offset, |name, next, entry| {
+        let result = self.read_dir_plus(node, offset, |name, next, entry| {
             let taken = take(name, next, entry.attr.ino, entry.attr.file_type());
-            if taken && next > DOTS {
+            if taken && next > AFTER_DOTS {
                 held.push(entry.node);
             }
             taken
@@ -127,12 +120,12 @@ impl Fs {
     ///
     /// # Errors
     /// What the upper's file system answers.
-    pub fn sync_dir(&self, handle: u64) -> Result<()> {
-        let listing = self.listing(handle)?;
+    pub fn sync_dir(&self, node: u64) -> Result<()> {
+        let node = self.dir_node(node)?;
         let Some(upper) = &self.union.upper else {
             return Ok(());
         };
-        let Some(dir) = upper.dir(&listing.inode)? else {
+        let Some(dir) = upper.dir(&node.inode)? else {
             return Ok(());
         };
         if upper.options.volatile {
@@ -142,42 +135,43 @@ impl Fs {
         sys::retry(|| rustix::fs::fsync(&open)).doing("sync directory")
     }
 
-    fn listing(&self, handle: u64) -> Result<Arc<Listing>> {
-        self.handles
-            .dirs
-            .read()
-            .get(&handle)
-            .cloned()
-            .ok_or(Error::UnknownHandle(handle))
-    }
-
-    fn entries_of(&self, listing: &Listing, offset: u64) -> Result<Arc<[DirEntry]>> {
-        if offset > 0
-            && let Some(entries) = &*listing.entries.lock()
+    /// The kept listing if the directory has not changed since, else a new one. `afresh`: read from the start, when
+    /// nobody minds a new one.
+    fn listing(&self, dir: &Inode, afresh: bool) -> Result<Listing> {
+        let version = dir.entries_version.load(Ordering::Acquire);
+        if !afresh
+            && let Some((kept, listing)) = self.listings.0.lock().get(&dir.ino)
+            && *kept == version
         {
-            return Ok(Arc::clone(entries));
+            return Ok(Arc::clone(listing));
         }
-        let fresh: Arc<[DirEntry]> = {
-            let _shared = listing.inode.entries.read();
-            if listing.inode.state.read().removed {
-                Arc::from([])
+        let (version, entries) = {
+            let _shared = dir.entries.read();
+            let removed = dir.state.read().removed;
+            let entries = if removed {
+                Vec::new()
             } else {
-                self.union.entries(&listing.inode)?.into()
-            }
+                self.union.entries(dir)?
+            };
+            (dir.entries_version.load(Ordering::Acquire), entries)
         };
-        *listing.entries.lock() = Some(Arc::clone(&fresh));
-        Ok(fresh)
+        let listing = by_position(entries);
+        self.listings
+            .0
+            .lock()
+            .put(dir.ino, (version, Arc::clone(&listing)));
+        Ok(listing)
     }
 
     /// `.` and `..` with their numbers. The kernel holds both anyway.
-    fn dots(&self, listing: &Listing) -> Result<[(&'static str, Entry); 2]> {
-        let own = &listing.inode;
-        let parent = own
+    fn dots(&self, own: &Arc<Inode>) -> Result<[(u64, &'static str, Entry); 2]> {
+        let above = own
             .state
             .read()
             .links
             .first()
-            .map_or_else(|| Arc::clone(own), |link| Arc::clone(&link.parent));
+            .map(|link| Arc::clone(&link.parent));
+        let parent = above.unwrap_or_else(|| Arc::clone(own));
         let entry = |inode: &Arc<Inode>| -> Result<Entry> {
             let attr = self.union.shown_attr(inode, self.union.stored_attr(inode)?);
             Ok(Entry {
@@ -185,6 +179,51 @@ impl Fs {
                 attr,
             })
         };
-        Ok([(".", entry(own)?), ("..", entry(&parent)?)])
+        Ok([(AFTER_DOT, ".", entry(own)?), (AFTER_DOTS, "..", entry(&parent)?)])
+    }
+}
+
+/// Sorts entries by the hash of their names. Two names with one hash, which is not expected to happen, get
+/// neighbouring positions in the order of the names.
+fn by_position(entries: Vec<DirEntry>) -> Listing {
+    let mut listing: Vec<(u64, DirEntry)> = entries
+        .into_iter()
+        .map(|entry| (position_of(&entry.name), entry))
+        .collect();
+    listing.sort_by(|(a, left), (b, right)| (a, &left.name).cmp(&(b, &right.name)));
+    for index in 1..listing.len() {
+        listing[index].0 = listing[index].0.max(listing[index - 1].0 + 1);
+    }
+    listing.into()
+}
+
+/// A position above those of the dots that fits a signed number, the same for a name as long as the program is.
+fn position_of(name: &OsStr) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    hasher.write(name.as_encoded_bytes());
+    (hasher.finish() >> 2) + AFTER_DOTS + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str) -> DirEntry {
+        DirEntry {
+            name: name.into(),
+            file_type: FileType::Regular,
+        }
+    }
+
+    #[test]
+    fn positions_rise_and_do_not_depend_on_the_neighbours() {
+        let all = by_position((0..1000).map(|n| entry(&n.to_string())).collect());
+        assert!(all.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(
+            all.iter()
+                .all(|(position, _)| *position > AFTER_DOTS && i64::try_from(*position).is_ok())
+        );
+        let some = by_position((0..1000).step_by(7).map(|n| entry(&n.to_string())).collect());
+        assert!(some.iter().all(|found| all.contains(found)));
     }
 }

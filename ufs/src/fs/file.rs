@@ -10,7 +10,6 @@ use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::Fs;
-use super::dir::Listing;
 use crate::attr::FileType;
 use crate::error::{Doing, Error, Result};
 use crate::io_mode::{Side, Wish};
@@ -22,12 +21,11 @@ use crate::upper::copy_up::Depth;
 #[derive(Debug, Default)]
 pub struct Handles {
     files: RwLock<HashMap<u64, Arc<FileHandle>>>,
-    pub(super) dirs: RwLock<HashMap<u64, Arc<Listing>>>,
     next: AtomicU64,
 }
 
 impl Handles {
-    pub(super) fn fresh(&self) -> u64 {
+    fn fresh(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 

@@ -86,7 +86,7 @@ impl Fs {
         let parent = &parent.inode;
         let upper = self.union.writable()?;
         self.prepare_parent(parent)?;
-        let _alone = parent.entries.write();
+        let _alone = parent.change_entries();
         let dir = upper.dir_of(parent)?;
         let place = self.free_place(parent, &dir, name)?;
         let plan = self.plan(parent, &dir, new, owner)?;
@@ -117,7 +117,7 @@ impl Fs {
         let upper = self.union.writable()?;
         self.union.copy_up(&node.inode, Depth::Metadata)?;
         self.prepare_parent(&parent.inode)?;
-        let _alone = parent.inode.entries.write();
+        let _alone = parent.inode.change_entries();
         let dir = upper.dir_of(&parent.inode)?;
         let source = upper.name(&node.inode)?;
         let source = sys::fd_path(std::os::fd::AsFd::as_fd(&*source));

@@ -52,8 +52,8 @@ impl Fs {
             // The other names must show one less: they go on as a copy.
             self.union.copy_up(inode, Depth::Metadata)?;
         }
-        let _alone = parent.entries.write();
-        let _emptied = want_dir.then(|| inode.entries.write());
+        let _alone = parent.change_entries();
+        let _emptied = want_dir.then(|| inode.change_entries());
         if want_dir && !self.union.entries(inode)?.is_empty() {
             return Err(Error::NotEmpty);
         }

@@ -251,14 +251,14 @@ fn lock_both<'a>(
     Option<parking_lot::RwLockWriteGuard<'a, ()>>,
 ) {
     if Arc::ptr_eq(one, other) {
-        return (one.entries.write(), None);
+        return (one.change_entries(), None);
     }
     let (first, second) = if one.ino <= other.ino {
         (one, other)
     } else {
         (other, one)
     };
-    (first.entries.write(), Some(second.entries.write()))
+    (first.change_entries(), Some(second.change_entries()))
 }
 
 /// The usual move: what has the new name is replaced, and a whiteout stays behind where a layer below needs one.
