@@ -232,19 +232,11 @@ impl Union {
 
     /// Attributes as stored: in the upper, else in the topmost layer.
     pub(crate) fn stored_attr(&self, inode: &Inode) -> Result<Attr> {
-        if let Some(upper) = &self.upper
-            && inode.in_upper()
-        {
-            let named = if inode.is_dir() {
-                upper.dir_of(inode)?
-            } else {
-                upper.name(inode)?
-            };
-            return sys::stat_fd(&named).doing("read attributes in upper");
-        }
-        let lowers = inode.lowers();
-        let top = lowers.first().ok_or(Error::Stale)?;
-        self.layers[top.layer].attr(&top.node)
+        self.with_visible(
+            inode,
+            |fd| sys::stat_fd(fd).doing("read attributes in upper"),
+            |layer, node| layer.attr(node),
+        )
     }
 
     /// Attributes as shown: with the union's number and link count.

@@ -1,0 +1,541 @@
+//! Every request of the kernel, decoded, carried out by [`Fs`](crate::fs::Fs), and answered.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use fuser::{
+    BackingId, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
+    OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::OFlags;
+
+use super::Adapter;
+use super::convert::{absent, clamp, errno, file_attr, fuser_type, owner, set_time};
+use crate::attr::FileType;
+use crate::error::{Error, Result};
+use crate::fs::{Change, NewNode, RenameFlags};
+use crate::io_mode::Backing;
+
+thread_local! {
+    /// Each server thread reads into one buffer that it keeps.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.negotiate(config);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.fs.lookup(parent.0, name) {
+            // An entry without a node tells the kernel to remember the absence.
+            Err(Error::NotFound) => reply.entry(&self.ttl(), &absent(), Generation(0)),
+            result => self.reply_entry(result, reply),
+        }
+    }
+
+    fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
+        self.fs.forget(node.0, count);
+    }
+
+    fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        match self.fs.attr(node.0) {
+            Ok(attr) => reply.attr(&self.ttl(), &file_attr(&attr)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            size_bytes: size,
+            atime: set_time(atime),
+            mtime: set_time(mtime),
+        };
+        match self.fs.change(node.0, &change) {
+            Ok(attr) => reply.attr(&self.ttl(), &file_attr(&attr)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        match self.fs.read_link(node.0) {
+            Ok(target) => reply.data(target.as_encoded_bytes()),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let new = match FileType::from_mode(mode) {
+            FileType::Regular => NewNode::File,
+            _ => NewNode::Special {
+                kind: mode & libc::S_IFMT,
+                rdev: u64::from(rdev),
+            },
+        };
+        self.make(parent, name, new, owner(request, mode, umask), reply);
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.make(
+            parent,
+            name,
+            NewNode::Directory,
+            owner(request, mode, umask),
+            reply,
+        );
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(self.fs.unlink(parent.0, name), reply);
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(self.fs.rmdir(parent.0, name), reply);
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.make(
+            parent,
+            name,
+            NewNode::Symlink(target.as_os_str()),
+            owner(request, 0o777, 0),
+            reply,
+        );
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: fuser::RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = match flags.bits() {
+            0 => RenameFlags::Replace,
+            libc::RENAME_NOREPLACE => RenameFlags::NoReplace,
+            libc::RENAME_EXCHANGE => RenameFlags::Exchange,
+            _ => return reply.error(fuser::Errno::EINVAL),
+        };
+        answer(
+            self.fs.rename(parent.0, name, new_parent.0, new_name, flags),
+            reply,
+        );
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.reply_entry(self.fs.link(node.0, new_parent.0, new_name), reply);
+    }
+
+    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let opened = match self
+            .fs
+            .open_file(node.0, OFlags::from_bits_retain(flags.0.cast_unsigned()))
+        {
+            Ok(opened) => opened,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        match self.choose_mode(&opened, || reply.open_backing(&*opened.file)) {
+            Ok((flags, backing)) => match backing_id(backing.as_ref()) {
+                Some(backing) => reply.opened_passthrough(FileHandle(opened.handle), flags, backing),
+                None => reply.opened(FileHandle(opened.handle), flags),
+            },
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let made = self
+            .fs
+            .make(parent.0, name, NewNode::File, owner(request, mode, umask))
+            .and_then(|(entry, file)| {
+                let file = file.ok_or(Error::Damaged("a new file was not opened"))?;
+                Ok((entry, self.fs.open_new(entry.node, file)?))
+            });
+        let (entry, opened) = match made {
+            Ok(made) => made,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let attr = file_attr(&entry.attr);
+        let handle = FileHandle(opened.handle);
+        match self.choose_mode(&opened, || reply.open_backing(&*opened.file)) {
+            Ok((flags, backing)) => match backing_id(backing.as_ref()) {
+                Some(backing) => {
+                    reply.created_passthrough(&self.ttl(), &attr, Generation(0), handle, flags, backing);
+                }
+                None => reply.created(&self.ttl(), &attr, Generation(0), handle, flags),
+            },
+            Err(error) => {
+                self.fs.forget(entry.node, 1);
+                reply.error(errno(&error));
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            match self.fs.read(handle.0, &mut buffer[..size], offset) {
+                Ok(read) => reply.data(&buffer[..read]),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        match self.fs.write(handle.0, data, offset) {
+            Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        if let Ok(node) = self.fs.node_of(handle.0) {
+            let unused = node.io.lock().close();
+            drop(unused);
+        }
+        self.fs.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer(self.fs.sync(handle.0, datasync), reply);
+    }
+
+    /// Directories are listed without a handle. A kernel that can do without asks only once, and then keeps what it
+    /// read of a directory until something in it changes.
+    fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if self.can_skip_opendir.load(Ordering::Relaxed) {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
+        reply.opened(
+            FileHandle(0),
+            FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
+        );
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self.fs.read_dir(node.0, offset, |name, next, ino, file_type| {
+            !reply.add(INodeNo(ino), next, fuser_type(file_type), name)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let ttl = self.ttl();
+        let listed = self.fs.read_dir_plus(node.0, offset, |name, next, entry| {
+            !reply.add(
+                INodeNo(entry.node),
+                next,
+                name,
+                &ttl,
+                &file_attr(&entry.attr),
+                Generation(0),
+            )
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        answer(self.fs.sync_dir(node.0), reply);
+    }
+
+    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        match self.fs.space() {
+            Ok(space) => reply.statfs(
+                space.blocks,
+                space.blocks_free,
+                space.blocks_available,
+                space.files,
+                space.files_free,
+                clamp(space.block_bytes),
+                clamp(space.name_bytes_max),
+                clamp(space.fragment_bytes),
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            self.fs.set_xattr(node.0, name, value, flags.cast_unsigned()),
+            reply,
+        );
+    }
+
+    fn getxattr(&self, _request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(self.fs.xattr(node.0, name), size, reply);
+    }
+
+    fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.fs.xattr_names(node.0).map(|names| {
+            let mut joined = Vec::new();
+            for name in names {
+                joined.extend_from_slice(name.as_encoded_bytes());
+                joined.push(0);
+            }
+            joined
+        });
+        reply_xattr(names, size, reply);
+    }
+
+    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(self.fs.remove_xattr(node.0, name), reply);
+    }
+
+    /// No file here has anything to wait for.
+    fn poll(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _notifier: fuser::PollNotifier,
+        _events: fuser::PollEvents,
+        _flags: fuser::PollFlags,
+        reply: fuser::ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _data: &[u8],
+        _out_size: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOTTY);
+    }
+
+    /// What is written reaches the upper at once: there is nothing to do at close.
+    fn flush(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        answer(
+            self.fs.allocate(handle.0, mode.cast_unsigned(), offset, length),
+            reply,
+        );
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let found = u64::try_from(offset)
+            .map_err(|_| Error::Invalid("negative offset"))
+            .and_then(|offset| self.fs.seek(handle.0, offset, whence));
+        match found {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _node_in: INodeNo,
+        handle_in: FileHandle,
+        offset_in: u64,
+        _node_out: INodeNo,
+        handle_out: FileHandle,
+        offset_out: u64,
+        length: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        match self
+            .fs
+            .copy_range((handle_in.0, offset_in), (handle_out.0, offset_out), length)
+        {
+            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+}
+
+fn backing_id(backing: Option<&Arc<dyn Backing>>) -> Option<&BackingId> {
+    let backing: &dyn std::any::Any = backing?.as_ref();
+    backing.downcast_ref()
+}
+
+fn answer(result: Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Answers with the length when the caller only asks for it, with the value when it fits.
+fn reply_xattr(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match result {
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
