@@ -59,6 +59,7 @@ impl Fs {
         }
         let dir = upper.dir_of(parent)?;
         let below = self.union.resolve_lower(&parent.lowers(), name)?.is_some();
+        let _copying = inode.copying.lock();
         let orphaned = self.orphan(upper, inode)?;
         let result = self.take_away(upper, inode, &dir, name, below);
         self.note_removal(inode, parent, name, orphaned, result)

@@ -168,6 +168,7 @@ impl Fs {
             self.clear_emptied(upper, replaced, &to.dir, to.name)?;
         }
         self.hide_below(upper, moved, to)?;
+        let _copying = replaced.map(|replaced| replaced.copying.lock());
         let orphaned = match replaced {
             Some(replaced) => self.orphan(upper, replaced)?,
             None => false,

@@ -18,8 +18,8 @@ use crate::error::SetupError;
 use crate::fs::Fs;
 use crate::sys::mount::{self, FuseMount};
 
-/// Threads by default: enough that one slow request does not hold up the rest.
-const THREADS_MIN: usize = 2;
+/// Threads by default: enough that a few slow requests (a large copy-up) do not hold up the rest.
+const THREADS_MIN: usize = 4;
 const THREADS_DEFAULT_MAX: usize = 8;
 
 /// A mounted file system, about to be served.

@@ -8,7 +8,8 @@
 //! leave the first behind (see `io_mode`): then both lead to the same inode.
 //!
 //! Lock order: `Inode::entries` (parent before child; of two directories the one with the smaller number first),
-//! then `Inode::copying`, then `Inode::state`, then the tables in the order `by_id`, `current`, `by_upper`. `state` and the table are never held over I/O.
+//! then `Inode::copying` (child before parent), then `Inode::state`, then the tables in the order `by_id`, `current`,
+//! `by_upper`. `state` and the tables are never held over I/O.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -55,7 +56,7 @@ pub(crate) struct Inode {
     pub(crate) ino: u64,
     pub(crate) file_type: FileType,
     pub(crate) state: RwLock<State>,
-    /// Held by the one thread that copies this file up; the others wait for it here.
+    /// Held by the one thread that copies this file up, or takes its name away; the others wait for it here.
     pub(crate) copying: Mutex<()>,
     /// Of a directory: held shared to read its entries, alone to change them.
     pub(crate) entries: RwLock<()>,

@@ -51,22 +51,17 @@ impl Union {
         if is_done(inode, depth) {
             return Ok(());
         }
-        let links = inode.state.read().links.clone();
-        let Some(link) = links.first() else {
-            return Err(Error::Stale);
-        };
-        self.copy_up(&link.parent, Depth::Metadata)?;
-        let copying = inode.copying.lock();
+        let _copying = inode.copying.lock();
         if is_done(inode, depth) {
             return Ok(());
         }
-        let result = if inode.in_upper() {
-            self.fill_in(upper, inode, depth)
-        } else {
-            self.promote(upper, inode, link, depth)
-        };
-        drop(copying);
-        result
+        if inode.in_upper() {
+            return self.fill_in(upper, inode, depth);
+        }
+        // Removal takes the same lock, so that the name stays the file's until the copy is in its place.
+        let link = inode.state.read().links.first().cloned().ok_or(Error::Stale)?;
+        self.copy_up(&link.parent, Depth::Metadata)?;
+        self.promote(upper, inode, &link, depth)
     }
 
     /// Copies a file that is only below.
