@@ -1,1 +1,26 @@
-//! .
+//! Workloads that are measured on several union file systems in turn, as a ratio to the kernel's overlayfs.
+//!
+//! ```text
+//! scratch (ext4 on a loop device) ─► data (lower layers) ─► runner: for each workload, for each round,
+//!                                                            for each system, starting with another one each time:
+//!                                                            mount ─ set the caches ─ clock ─ unmount
+//!                                                                          │
+//!                                  table, JSON ◄─ report ◄─ statistics ◄─ samples
+//! ```
+//!
+//! One folder, `workload`, holds what is timed; nothing else is. A new workload is one small file there and one line
+//! in [`workload::all`].
+
+pub mod data;
+pub mod error;
+pub mod host;
+pub mod interrupt;
+pub mod report;
+pub mod runner;
+pub mod scratch;
+pub mod stats;
+pub mod system;
+pub mod table;
+pub mod workload;
+
+mod sys;

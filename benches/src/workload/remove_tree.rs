@@ -1,0 +1,37 @@
+//! Removes a whole tree that lies in a layer, as `rm -r` does.
+
+use std::fs;
+
+use super::{Caches, Site, Workload};
+use crate::data::{Sizes, Stack, expect};
+use crate::error::{Doing, Result};
+
+/// The removal.
+pub(super) struct RemoveTree;
+
+impl Workload for RemoveTree {
+    fn name(&self) -> &'static str {
+        "remove-tree"
+    }
+
+    fn about(&self, sizes: &Sizes) -> String {
+        format!("rm -r of {} lower entries", sizes.tree_entries())
+    }
+
+    fn stack(&self) -> Stack {
+        Stack::Tree
+    }
+
+    fn caches(&self) -> Caches {
+        Caches::WarmLayers
+    }
+
+    fn run(&self, site: Site<'_>) -> Result<()> {
+        for entry in fs::read_dir(site.root).doing("list", site.root)? {
+            let path = entry.doing("list", site.root)?.path();
+            fs::remove_dir_all(&path).doing("remove", &path)?;
+        }
+        let left = fs::read_dir(site.root).doing("list", site.root)?.count();
+        expect("entries left", left, 0)
+    }
+}

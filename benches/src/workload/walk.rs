@@ -1,0 +1,49 @@
+//! Lists every directory and asks for the attributes of every entry, as `find -size +1` does.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Caches, Site, Workload};
+use crate::data::{Sizes, Stack, expect};
+use crate::error::{Doing, Result};
+
+/// The walk, cold or warm.
+pub(super) struct Walk(pub(super) Caches);
+
+impl Workload for Walk {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Caches::ColdCaches => "walk-cold",
+            _ => "walk-warm",
+        }
+    }
+
+    fn about(&self, sizes: &Sizes) -> String {
+        format!("list and stat {} entries", sizes.tree_entries())
+    }
+
+    fn stack(&self) -> Stack {
+        Stack::Tree
+    }
+
+    fn caches(&self) -> Caches {
+        self.0
+    }
+
+    fn run(&self, site: Site<'_>) -> Result<()> {
+        expect("entries walked", walk(site.root)?, site.sizes.tree_entries())
+    }
+}
+
+fn walk(dir: &Path) -> Result<usize> {
+    let mut entries = 0;
+    for entry in fs::read_dir(dir).doing("list", dir)? {
+        let entry = entry.doing("list", dir)?;
+        entries += 1;
+        // Relative to the open directory, without following links.
+        if entry.metadata().doing("stat an entry of", dir)?.is_dir() {
+            entries += walk(&entry.path())?;
+        }
+    }
+    Ok(entries)
+}
