@@ -5,14 +5,16 @@
 //! is never edited: a change is a new entry.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use crate::error::StoreError;
 
 /// How long a statement waits for another process's transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long to wait before the journal is switched again.
+const BUSY_POLL: Duration = Duration::from_millis(2);
 
 /// One entry per schema version, oldest first.
 const MIGRATIONS: &[&str] = &["
@@ -65,7 +67,7 @@ const MIGRATIONS: &[&str] = &["
 pub(super) fn open(root: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(root.join("shale.db"))?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
+    use_write_ahead_log(&connection)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     let known = MIGRATIONS.len() as i64;
@@ -89,6 +91,29 @@ pub(super) fn open(root: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// Switches a new database to write-ahead logging. Two first commands at once cannot both switch it: SQLite tells one
+/// of them "busy" without waiting for the busy timeout, so that the waiting is done here.
+fn use_write_ahead_log(connection: &Connection) -> Result<(), rusqlite::Error> {
+    let text = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+    let switch = || {
+        if connection.pragma_query_value(None, "journal_mode", text)? != "wal" {
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", text)?;
+        }
+        Ok(())
+    };
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match switch() {
+            Err(rusqlite::Error::SqliteFailure(cause, _))
+                if cause.code == ErrorCode::DatabaseBusy && Instant::now() < deadline =>
+            {
+                std::thread::sleep(BUSY_POLL);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// The schema version of the open database.
 fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
@@ -106,6 +131,23 @@ mod tests {
             version(&open(folder.path()).unwrap()).unwrap(),
             MIGRATIONS.len() as i64
         );
+    }
+
+    #[test]
+    fn first_commands_at_once_all_open_it() {
+        const OPENERS: usize = 8;
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let start = std::sync::Barrier::new(OPENERS);
+            std::thread::scope(|scope| {
+                for _ in 0..OPENERS {
+                    scope.spawn(|| {
+                        start.wait();
+                        open(folder.path()).unwrap();
+                    });
+                }
+            });
+        }
     }
 
     #[test]
