@@ -219,6 +219,8 @@ fn the_listing_takes_formats_and_filters() {
     );
     let table = shale.ok(["images", "--digests"]);
     assert!(table.starts_with("REPOSITORY   TAG       DIGEST "), "{table}");
+    let table = shale.ok(["images", "--format", "table {{.ID}}\\t{{.CreatedAt}}"]);
+    assert!(table.starts_with("IMAGE ID       CREATED AT\n"), "{table}");
     assert!(shale.fails(["images", "-f", "nope=1"]).contains("invalid filter"));
     assert!(shale.fails(["images", "--format", "{{"]).contains("unclosed"));
 }

@@ -59,7 +59,7 @@ impl Format {
             }
             Self::TableOf(source, template) => {
                 let split = |line: &str| line.split('\t').map(str::to_owned).collect::<Vec<_>>();
-                let mut cells = vec![split(&header_of(source))];
+                let mut cells = vec![split(&header_of(source, columns))];
                 for row in rows {
                     cells.push(split(&template.render(&row)?));
                 }
@@ -78,8 +78,9 @@ impl Format {
     }
 }
 
-/// The header line of a table template: each action gives the name of its field, `{{.CreatedSince}}` is `CREATED SINCE`.
-fn header_of(source: &str) -> String {
+/// The header line of a table template: each action gives the header of the verb's column that shows its field, or the
+/// field's name, `{{.CreatedAt}}` is `CREATED AT`.
+fn header_of(source: &str, columns: &[(&str, &str)]) -> String {
     let mut out = String::new();
     let mut rest = source;
     while let Some(start) = rest.find("{{") {
@@ -87,18 +88,27 @@ fn header_of(source: &str) -> String {
         let end = rest[start..].find("}}").map_or(rest.len(), |end| start + end + 2);
         let field = rest[start..end]
             .split(|c: char| !c.is_alphanumeric())
-            .rfind(|word| !word.is_empty());
-        let mut previous_lower = false;
-        for letter in field.unwrap_or_default().chars() {
-            if letter.is_uppercase() && previous_lower {
-                out.push(' ');
-            }
-            previous_lower = letter.is_lowercase();
-            out.extend(letter.to_uppercase());
+            .rfind(|word| !word.is_empty())
+            .unwrap_or_default();
+        match columns.iter().find(|(_, key)| *key == field) {
+            Some((header, _)) => out.push_str(header),
+            None => push_words(&mut out, field),
         }
         rest = &rest[end..];
     }
     out + rest
+}
+
+/// `CreatedAt` as `CREATED AT`.
+fn push_words(out: &mut String, field: &str) {
+    let mut previous_lower = false;
+    for letter in field.chars() {
+        if letter.is_uppercase() && previous_lower {
+            out.push(' ');
+        }
+        previous_lower = letter.is_lowercase();
+        out.extend(letter.to_uppercase());
+    }
 }
 
 #[cfg(test)]
@@ -119,7 +129,7 @@ mod tests {
         assert_eq!(render("table"), "NAME      IMAGE ID\na         1\n");
         assert_eq!(
             render("table {{.ID}}\\t{{.CreatedSince}}"),
-            "ID        CREATED SINCE\n1         x\n"
+            "IMAGE ID   CREATED SINCE\n1          x\n"
         );
         assert_eq!(render("{{.Name}}={{.ID}}"), "a=1\n");
         assert_eq!(

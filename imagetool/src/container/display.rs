@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
 use super::ContainerConfig;
 use crate::store::{ContainerRecord, ContainerStatus};
 use crate::time::human_duration;
@@ -64,9 +66,9 @@ impl Row {
         self.fields.get(name).map(String::as_str)
     }
 
-    /// As one line of JSON.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(&self.fields).unwrap_or_default()
+    /// The row as `--format` sees it.
+    pub fn to_json(&self) -> Value {
+        json!(self.fields)
     }
 }
 

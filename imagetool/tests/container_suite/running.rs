@@ -409,6 +409,18 @@ fn ids_are_written_to_a_new_file_only() {
             .ok(),
         "one a=b\n"
     );
+    for (format, shown) in [
+        ("{{json .Names}}", "\"one\"\n"),
+        ("{{.Names | upper}}", "ONE\n"),
+        (
+            "table {{.Names}}\\t{{.RunningFor}}\\t{{.State}}",
+            "NAMES     CREATED",
+        ),
+        ("{{json .}}", "{\"Command\":\"\\\"true\\\"\""),
+    ] {
+        let listed = shale.call(&["ps", "-a", "--format", format]).ok();
+        assert!(listed.starts_with(shown), "{format}: {listed}");
+    }
     let again = shale.run(&["--cidfile", file.to_str().unwrap(), "--rootfs", root, "true"]);
     assert_eq!(again.status, 125);
     assert!(again.stderr.contains("container ID file found"), "{again:?}");
