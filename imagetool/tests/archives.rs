@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io;
 use std::process::{Command, Stdio};
 
 use common::{Shale, dir, file, skip, tar};
@@ -407,21 +408,23 @@ fn podman_takes_what_is_saved_and_gives_it_back() {
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let shale = Shale::new();
     shale.import(&sample(), "a");
-    let mut child = shale
-        .command(["inspect", "a"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
-    assert!(
-        output.status.success() && output.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    if let Ok(full) = std::fs::File::options().write(true).open("/dev/full") {
-        let output = shale.command(["inspect", "a"]).stdout(full).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
+    for words in [
+        &["inspect", "a"][..],
+        &["ps"],
+        &["mount"],
+        &["completion", "bash"],
+    ] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let output = shale.command(words).stdout(writer).output().unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{words:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        if let Ok(full) = std::fs::File::options().write(true).open("/dev/full") {
+            let output = shale.command(words).stdout(full).output().unwrap();
+            assert_eq!(output.status.code(), Some(1), "{words:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use clap::CommandFactory;
 
+use super::output;
 use crate::cli::{Cli, Context};
 
 #[derive(Debug, clap::Args)]
@@ -14,7 +15,9 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn execute(self, _context: &Context) -> anyhow::Result<u8> {
-        clap_complete::generate(self.shell, &mut Cli::command(), "shale", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "shale", &mut script);
+        output::bytes(&script)?;
         Ok(0)
     }
 }

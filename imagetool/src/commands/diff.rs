@@ -1,12 +1,12 @@
 //! `shale diff`.
 
-use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Context as _;
 use imagetool::container;
 use ufs::diff::{ChangeKind, Snapshot};
 
+use super::output;
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -40,8 +40,7 @@ impl Args {
             text.extend(change.path.as_os_str().as_bytes());
             text.push(b'\n');
         }
-        // A reader that has seen enough (`| head`) is no failure.
-        let _ = std::io::stdout().write_all(&text);
+        output::bytes(&text)?;
         Ok(0)
     }
 }

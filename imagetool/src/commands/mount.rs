@@ -10,6 +10,7 @@ use imagetool::mounts::{MountRecord, Records, Server, Union};
 use imagetool::namespace::is_initial_user_namespace;
 use imagetool::store::{ContainerId, Store};
 
+use super::output;
 use crate::cli::Context;
 
 const EXAMPLES: &str = "Examples:
@@ -120,8 +121,8 @@ impl Args {
         };
         records.add(&record)?;
         let Some((program, arguments)) = self.command.split_first() else {
-            println!("{}", record.target.display());
             server.leave();
+            output::line(record.target.display())?;
             return Ok(0);
         };
         let status = Command::new(program).args(arguments).status();
@@ -218,15 +219,16 @@ fn list(records: &Records) -> anyhow::Result<u8> {
         .max()
         .unwrap_or(0);
     let width = width.max("MOUNTPOINT".len());
-    println!("{:<12}   {:<width$}   MODE   SOURCE", "ID", "MOUNTPOINT");
+    let mut text = format!("{:<12}   {:<width$}   MODE   SOURCE\n", "ID", "MOUNTPOINT");
     for record in living {
         let mode = if record.writable { "rw" } else { "ro" };
-        println!(
-            "{:<12}   {:<width$}   {mode:<4}   {}",
+        text += &format!(
+            "{:<12}   {:<width$}   {mode:<4}   {}\n",
             record.id,
             record.target.display(),
             record.source
         );
     }
+    output::print(&text)?;
     Ok(0)
 }

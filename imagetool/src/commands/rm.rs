@@ -3,6 +3,7 @@
 use imagetool::container;
 use imagetool::error::StoreError;
 
+use super::output;
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -26,7 +27,7 @@ impl Args {
         let mut status = 0;
         for name in &self.containers {
             match container::remove(&store, name, self.force) {
-                Ok(()) => println!("{name}"),
+                Ok(()) => output::line(name)?,
                 // As in Docker: forcing away what is not there is fine.
                 Err(container::ContainerError::Store(error @ StoreError::NoSuchContainer(_)))
                     if self.force =>
