@@ -13,8 +13,22 @@ const EXAMPLES: &str = "Examples:
   shale run -it --rm debian:12 bash                       a shell in an image
   shale run -v \"$PWD\":/src -w /src gcc:13 make            build what lies here
 
-The exit status is the command's own, 125 when shale failed, 126 when the command cannot be run, 127 when it is not
+The exit status is the command's own, 125 when shale failed, 126 when the command cannot be run, 127 when it is not \
 found, 128+N when signal N ended it.";
+
+/// Docker's options that a caller may well give and that are still to come, and why each does not work.
+const NOT_YET: [(&[&str], &str); 4] = [
+    (&["-d", "--detach"], "detached containers are not there yet"),
+    (
+        &["-p", "--publish", "-P", "--publish-all"],
+        "there are no networks but host and none yet: with --network host, ports need no publishing",
+    ),
+    (&["--mount"], "write it as -v HOST-PATH:PATH[:ro]"),
+    (
+        &["-m", "--memory", "--cpus", "--pids-limit"],
+        "limits are not there yet",
+    ),
+];
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, disable_help_flag = true)]
@@ -112,6 +126,10 @@ impl Args {
             eprintln!("the input device is not a TTY");
             return Ok(1);
         }
+        if let Some(word) = self.words.first().filter(|word| word.starts_with('-')) {
+            eprintln!("shale: {}\nSee 'shale run --help'.", unknown_flag(word));
+            return Ok(125);
+        }
         let Some(options) = self.into_options() else {
             eprintln!("shale: name an image, or a directory with --rootfs.\nSee 'shale run --help'.");
             return Ok(125);
@@ -162,5 +180,29 @@ impl Args {
             security_options: self.security_opt,
             stop_signal: self.stop_signal,
         })
+    }
+}
+
+/// What to say of an option that there is not: the first word after the known ones, as nothing to run begins like it.
+fn unknown_flag(word: &str) -> String {
+    let flag = word.split_once('=').map_or(word, |(flag, _)| flag);
+    let reason = NOT_YET
+        .iter()
+        .find(|(flags, _)| flags.contains(&flag))
+        .map(|(_, reason)| format!(": {reason}"));
+    format!("unknown flag: {flag}{}", reason.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unknown_flag;
+
+    #[test]
+    fn unknown_flags_are_named() {
+        assert_eq!(unknown_flag("--bogus=1"), "unknown flag: --bogus");
+        assert_eq!(
+            unknown_flag("-d"),
+            "unknown flag: -d: detached containers are not there yet"
+        );
     }
 }

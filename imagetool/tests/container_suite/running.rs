@@ -375,6 +375,23 @@ fn a_terminal_is_a_terminal() {
 }
 
 #[test]
+fn flags_that_there_are_not_are_no_images() {
+    let Some(shale) = Shale::root() else { return };
+    for (words, flag) in [
+        (&["--bogus", "image", "true"][..], "--bogus"),
+        (&["--rm", "-d", "image"], "-d: detached"),
+        (&["--publish=80:80", "image"], "--publish: "),
+        (&["--rootfs", "/", "--bogus", "true"], "--bogus"),
+    ] {
+        let refused = shale.run(words);
+        assert_eq!(refused.status, 125, "{refused:?}");
+        let said = format!("unknown flag: {flag}");
+        assert!(refused.stderr.contains(&said), "{refused:?}");
+    }
+    shale.assert_clean();
+}
+
+#[test]
 fn ids_are_written_to_a_new_file_only() {
     let Some(shale) = Shale::root() else { return };
     let root = shale.small_root("r");
