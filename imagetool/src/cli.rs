@@ -10,6 +10,9 @@ use clap::{Parser, Subcommand};
 
 use crate::commands;
 
+/// Where help lists what all verbs take.
+const GLOBAL: &str = "Global options";
+
 /// Container images as file systems: import one, run it, change it, keep the change.
 #[derive(Debug, Parser)]
 #[command(
@@ -19,18 +22,19 @@ use crate::commands;
     propagate_version = false
 )]
 pub(crate) struct Cli {
-    /// Directory of the store [default: /var/lib/shale, ~/.local/share/shale for a plain user]
+    /// Directory of the store [default: $SHALE_ROOT, else /var/lib/shale, ~/.local/share/shale for a plain user]
+    // The variable is not clap's to read: it would count as an argument that was given.
     #[arg(
         long,
         global = true,
-        env = "SHALE_ROOT",
         value_name = "DIR",
-        hide_env_values = true
+        help_heading = GLOBAL,
+        display_order = 1000
     )]
     root: Option<PathBuf>,
 
     /// Log what is done to standard error (RUST_LOG refines it)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, display_order = 1000)]
     debug: bool,
 
     #[command(subcommand)]
@@ -126,7 +130,8 @@ impl Cli {
         if self.verb.needs_store() {
             imagetool::rootless::enter_user_namespace().context("enter a user namespace")?;
         }
-        let root = match self.root {
+        let named = || std::env::var_os("SHALE_ROOT").filter(|value| !value.is_empty());
+        let root = match self.root.or_else(|| named().map(PathBuf::from)) {
             Some(root) => std::path::absolute(&root).with_context(|| format!("store {}", root.display()))?,
             None => default_root()?,
         };
