@@ -176,6 +176,23 @@ fn default_root() -> anyhow::Result<PathBuf> {
     Ok(data.join("shale"))
 }
 
+/// Docker's commands that shale does not have yet. `image`, `container` and the like group others.
+const NOT_YET: &str = "attach build builder buildx compose container context cp create events exec image info \
+    kill login logout logs manifest network pause plugin port prune pull push rename restart search start stats stop \
+    system top unpause update volume wait";
+
+/// What to say to who calls a command of Docker's that is still to come; `None` for all other mistakes.
+pub(crate) fn not_yet(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    NOT_YET
+        .split(' ')
+        .any(|known| known == verb)
+        .then(|| format!("shale: '{verb}' is not there yet.\n'shale --help' lists the commands that are."))
+}
+
 /// The exit status of a malformed command line: Docker's 125 for `run`, 0 for help, else 1.
 pub(crate) fn usage_status(error: &clap::Error) -> u8 {
     use clap::error::ErrorKind;
@@ -195,10 +212,22 @@ pub(crate) fn usage_status(error: &clap::Error) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_that_are_still_to_come_are_known() {
+        let told = |verb| super::not_yet(&super::Cli::try_parse_from(["shale", verb]).unwrap_err());
+        assert!(told("pull").is_some_and(|text| text.starts_with("shale: 'pull' is not there yet")));
+        assert_eq!(told("frobnicate"), None);
+        let here = super::Cli::command();
+        let both = here
+            .get_subcommands()
+            .find(|verb| super::NOT_YET.split(' ').any(|known| known == verb.get_name()));
+        assert!(both.is_none(), "{both:?}");
     }
 }
