@@ -15,7 +15,7 @@ use crate::time;
 /// What `import` is told beside the archive.
 #[derive(Debug, Default)]
 pub struct ImportOptions {
-    /// Where the archive comes from, for the history.
+    /// Where the archive comes from, for the history; `-` is standard input.
     pub source: String,
     /// Commit message.
     pub message: Option<String>,
@@ -33,12 +33,13 @@ pub fn import(
     progress: &Progress,
 ) -> Result<Digest, ImageError> {
     let staging = store.stage("import")?;
-    let ingested = ingest(&staging, &options.source, archive)?;
+    let shown = match options.source.as_str() {
+        "-" => "standard input",
+        path => path,
+    };
+    let ingested = ingest(&staging, shown, archive)?;
     if !ingested.unpacked.end_marker {
-        let text = format!(
-            "{}: archive ends without its end marker: it is cut off or no tar archive",
-            options.source
-        );
+        let text = format!("{shown}: archive ends without its end marker: it is cut off or no tar archive");
         return Err(ImageError::Invalid(text));
     }
     for warning in &ingested.unpacked.warnings {

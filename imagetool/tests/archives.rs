@@ -120,6 +120,7 @@ fn nothing_of_a_refused_import_is_left() {
             errors.starts_with("Error: ") && errors.lines().count() == 1,
             "{what}: {errors}"
         );
+        assert!(errors.contains("standard input"), "{what}: {errors}");
         shale.assert_empty();
     }
     assert!(!shale.folder.path().join("escaped").exists());
