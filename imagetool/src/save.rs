@@ -165,6 +165,14 @@ pub fn save_to_file(
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(std::path::Path::new("."));
+    if !folder.is_dir() {
+        // Docker's words
+        let text = format!(
+            "invalid output path: directory {:?} does not exist",
+            folder.display()
+        );
+        return Err(ImageError::Invalid(text));
+    }
     let temporary = tempfile::Builder::new().prefix(".shale-").tempfile_in(folder);
     let temporary = temporary.map_err(ImageError::io("create a file beside", shown.clone()))?;
     let mut out = io::BufWriter::with_capacity(256 << 10, temporary);

@@ -63,6 +63,9 @@ fn an_image_goes_out_and_comes_back_the_same() {
         std::fs::read(one).unwrap() == std::fs::read(two).unwrap(),
         "the saved archives differ"
     );
+    let nowhere = first.path("nowhere/1.tar");
+    let refused = first.fails(["save", "-o", nowhere.to_str().unwrap(), "sample:1"]);
+    assert!(refused.contains("invalid output path: directory"), "{refused}");
     let layer = second.ok(["inspect", "-f", "{{index .RootFS.Layers 0}}", "sample:1"]);
     assert_eq!(layer, Digest::of(&sample()).to_string());
 }
