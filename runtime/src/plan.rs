@@ -301,7 +301,7 @@ fn root_steps(spec: &Spec, options: &Options, process: &ProcessPlan, steps: &mut
             spec.hooks.create_container.clone(),
         ));
     }
-    // The host's /dev/null, which masks files, is within reach only before the root changes.
+    // The host's /dev/null, which masks files where no node can be made, is within reach only before the root changes.
     path_steps(spec, steps)?;
     steps.push(Step::Pivot {
         no_pivot: options.no_pivot,

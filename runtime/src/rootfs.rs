@@ -6,12 +6,13 @@
 //! - it is reached through one descriptor, and every path in it is resolved by the kernel with
 //!   `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS` (`resolve.rs`);
 //! - what is resolved is a descriptor, and mounts are attached to descriptors, never to names (`mount.rs`);
-//! - what masks a path is the host's `/dev/null`, opened and verified before the root changes (`path.rs`);
+//! - what masks a path is a null device that nobody else uses, mounted read-only (`cover.rs`);
 //! - kernel parameters and labels are written through the host's `/proc`, opened and verified as well.
 //!
 //! Everything here runs in the process of the container, in its own mount namespace.
 
 mod copy;
+mod cover;
 mod device;
 mod mount;
 mod path;
@@ -36,6 +37,7 @@ use crate::sys::mount as sys;
 pub struct Rootfs {
     root: OwnedFd,
     host: Host,
+    covers: cover::Covers,
 }
 
 /// What is needed of the host once its paths can no longer be trusted.
@@ -130,7 +132,11 @@ impl Rootfs {
             };
             sys::set_attr(root.as_fd(), private.attr(), true).context(|| "make the root private")?;
         }
-        Ok(Self { root, host })
+        Ok(Self {
+            root,
+            host,
+            covers: cover::Covers::default(),
+        })
     }
 
     /// The root of a container that this process has entered.
@@ -139,6 +145,7 @@ impl Rootfs {
         Ok(Self {
             root: open("/", directory, Mode::empty()).context(|| "open /")?,
             host,
+            covers: cover::Covers::default(),
         })
     }
 

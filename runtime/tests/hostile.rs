@@ -5,7 +5,7 @@
 mod support;
 
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use serde_json::json;
@@ -203,6 +203,48 @@ fn a_false_dev_null_masks_nothing() {
     symlink("/../etc/target", bundle.rootfs().join("etc/masked")).unwrap();
     bundle.config["linux"]["maskedPaths"] = json!(["/proc/uptime", "/etc/masked"]);
     assert_eq!(bundle.run_ok(), "1:3\n1:3\n");
+}
+
+/// What masks a file is nobody else's: a privileged container may not change the mode of the host's /dev/null by it.
+#[test]
+fn covers_of_masked_files_are_not_of_the_host() {
+    if !ready() {
+        return;
+    }
+    let before = std::fs::metadata("/dev/null").unwrap();
+    let mut bundle = Bundle::script(
+        OURS,
+        "for f in /proc/uptime /etc/masked; do
+             busybox chmod 0600 $f; busybox chown 7:7 $f; busybox touch -d 2001-01-01 $f
+             echo x > $f && stat -c '%a %u %t:%T' $f && cat $f
+         done; stat -c '%a %u %t:%T' /dev/null; ls /",
+    );
+    bundle.config["process"]["capabilities"] = json!(
+        ["bounding", "effective", "permitted"]
+            .map(|set| (set, json!(["CAP_CHOWN", "CAP_FOWNER", "CAP_DAC_OVERRIDE"])))
+            .into_iter()
+            .collect::<std::collections::BTreeMap<_, _>>()
+    );
+    std::fs::write(bundle.rootfs().join("etc/masked"), "secret").unwrap();
+    bundle.config["linux"]["maskedPaths"] = json!(["/proc/uptime", "/etc/masked"]);
+    let output = bundle.run();
+    let after = std::fs::metadata("/dev/null").unwrap();
+    if after.mode() != before.mode() || after.uid() != before.uid() {
+        // The machine goes on after the test.
+        std::fs::set_permissions("/dev/null", before.permissions()).unwrap();
+        std::os::unix::fs::chown("/dev/null", Some(before.uid()), Some(before.gid())).unwrap();
+        panic!("the host's /dev/null was changed");
+    }
+    assert_eq!(after.mtime(), before.mtime());
+    assert!(output.status.success(), "{}", describe(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "666 0 1:3\n666 0 1:3\n666 0 1:3\nbin\ndev\netc\nproc\nspace\nsys\ntmp\n",
+        "{}",
+        describe(&output)
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(errors.matches("Read-only file system").count(), 6, "{errors}");
 }
 
 /// CVE-2025-52565: the terminal's place is a link.

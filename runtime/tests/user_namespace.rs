@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use serde_json::json;
@@ -68,6 +69,33 @@ fn a_single_user_suffices() {
     };
     assert_eq!(output.status.code(), Some(3), "{}", describe(&output));
     assert_eq!(output.stdout, b"0\nnodes\n", "{}", describe(&output));
+}
+
+/// Root of the host may be mapped into a user namespace: it may use the host's nodes there, not change them.
+#[test]
+fn nodes_of_the_host_cannot_be_changed() {
+    if !ready() {
+        return;
+    }
+    let before = std::fs::metadata("/dev/null").unwrap();
+    let mut bundle = Bundle::script(
+        OURS,
+        "busybox chmod 0600 /dev/null; busybox chmod 0600 /proc/uptime; echo x > /dev/null && echo x > /proc/uptime && echo written",
+    );
+    let namespaces = bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({"type": "user"}));
+    let identity = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    bundle.config["linux"]["uidMappings"] = identity.clone();
+    bundle.config["linux"]["gidMappings"] = identity;
+    bundle.config["linux"]["maskedPaths"] = json!(["/proc/uptime"]);
+    for set in ["bounding", "effective", "permitted"] {
+        bundle.config["process"]["capabilities"][set] = json!(["CAP_FOWNER", "CAP_DAC_OVERRIDE"]);
+    }
+    let output = bundle.run();
+    let after = std::fs::metadata("/dev/null").unwrap();
+    std::fs::set_permissions("/dev/null", before.permissions()).unwrap();
+    assert_eq!(after.mode(), before.mode(), "the host's /dev/null was changed");
+    assert_eq!(output.stdout, b"written\n", "{}", describe(&output));
 }
 
 #[test]

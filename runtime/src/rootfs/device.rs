@@ -1,4 +1,7 @@
 //! Device nodes: made with mknod, or the host's own bind-mounted where the kernel does not let us.
+//!
+//! A node of the host is mounted read-only: the device can be written to, but its mode and owner, which are the
+//! host's, cannot be changed, not even where root of the container is root of the host.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -9,6 +12,7 @@ use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat, fsta
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 
 use super::Rootfs;
+use super::cover::FIXED;
 use super::resolve::Missing;
 use crate::error::{Context, Error, Result};
 use crate::spec::Device;
@@ -64,6 +68,7 @@ impl Rootfs {
                 path.display()
             )));
         }
+        sys::set_attr(node.as_fd(), FIXED, false).context(|| "make the node read-only")?;
         let target = self.open_or_make(path, Missing::File)?;
         sys::attach(node.as_fd(), target.as_fd()).context(|| format!("bind {} of the host", path.display()))
     }

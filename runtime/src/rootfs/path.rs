@@ -7,9 +7,8 @@ use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::fstatfs;
 
-use super::mount::create_filesystem;
 use super::resolve::{Missing, file_type};
-use super::{Host, Rootfs};
+use super::{Host, Rootfs, cover};
 use crate::error::{Context, Error, Result};
 use crate::sys::mount::{self as sys, MountAttr};
 use crate::sys::terminal;
@@ -45,22 +44,14 @@ impl Rootfs {
         sys::attach(tree.as_fd(), target.as_fd()).context(|| "attach the mount")
     }
 
-    /// Hides a file behind `/dev/null`, a directory behind an empty one; a path that does not exist is passed over.
+    /// Hides a file behind a null device, a directory behind an empty one; a path that does not exist is passed over.
     pub fn mask(&self, path: &Path) -> Result<()> {
         let Some(target) = self.existing(path)? else {
             return Ok(());
         };
-        let cover = if file_type(&target)? == SFlag::S_IFDIR {
-            let empty = create_filesystem(
-                "tmpfs",
-                "tmpfs",
-                &["nr_blocks=1".into(), "nr_inodes=1".into()],
-                false,
-            )?;
-            sys::set_attr(empty.as_fd(), READONLY, false).context(|| "make the cover read-only")?;
-            empty
-        } else {
-            sys::open_tree(self.host.null.as_fd(), Path::new(""), false).context(|| "copy /dev/null")?
+        let cover = match file_type(&target)? {
+            SFlag::S_IFDIR => cover::directory()?,
+            _ => self.covers.file(&self.root, &self.host)?,
         };
         sys::attach(cover.as_fd(), target.as_fd()).context(|| "attach the cover")
     }
