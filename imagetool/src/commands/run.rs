@@ -9,7 +9,7 @@ use imagetool::container::run::{Options, run};
 use crate::cli::Context;
 
 const EXAMPLES: &str = "Examples:
-  shale run --rootfs / sh -c 'echo changed > /etc/motd'   a command on a copy-on-write view of this machine
+  shale run --rootfs / sh -c 'echo changed > /etc/motd'   on a copy-on-write view of this machine
   shale run -it --rm debian:12 bash                       a shell in an image
   shale run -v \"$PWD\":/src -w /src gcc:13 make            build what lies here
 
@@ -186,9 +186,14 @@ impl Args {
 /// What to say of an option that there is not: the first word after the known ones, as nothing to run begins like it.
 fn unknown_flag(word: &str) -> String {
     let flag = word.split_once('=').map_or(word, |(flag, _)| flag);
+    // -dit is three flags, -p80:80 one and its value
+    let mut names = vec![flag.to_owned()];
+    if !flag.starts_with("--") {
+        names.extend(flag.chars().skip(1).map(|letter| format!("-{letter}")));
+    }
     let reason = NOT_YET
         .iter()
-        .find(|(flags, _)| flags.contains(&flag))
+        .find(|(flags, _)| flags.iter().any(|flag| names.iter().any(|name| name == flag)))
         .map(|(_, reason)| format!(": {reason}"));
     format!("unknown flag: {flag}{}", reason.unwrap_or_default())
 }
@@ -204,5 +209,8 @@ mod tests {
             unknown_flag("-d"),
             "unknown flag: -d: detached containers are not there yet"
         );
+        assert!(unknown_flag("-dit").ends_with("detached containers are not there yet"));
+        assert!(unknown_flag("-p80:80").contains("publishing"));
+        assert_eq!(unknown_flag("--d"), "unknown flag: --d");
     }
 }
