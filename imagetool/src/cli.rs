@@ -10,6 +10,14 @@ use clap::{Parser, Subcommand};
 
 use crate::commands;
 
+const EXAMPLES: &str = "Examples:
+  shale run --name demo --rootfs / sh -c 'echo hello > /etc/greeting'   on a view of this machine
+  shale diff demo                                                       what that changed
+  shale commit -m 'a greeting' demo greeter                             keep it as an image
+  shale run --rm greeter cat /etc/greeting
+
+Each command has examples of its own: shale COMMAND --help";
+
 /// Where help lists what all verbs take.
 const GLOBAL: &str = "Global options";
 
@@ -19,7 +27,8 @@ const GLOBAL: &str = "Global options";
     name = "shale",
     version,
     arg_required_else_help = true,
-    propagate_version = false
+    propagate_version = false,
+    after_help = EXAMPLES
 )]
 pub(crate) struct Cli {
     /// Directory of the store [default: $SHALE_ROOT, else /var/lib/shale, ~/.local/share/shale for a plain user]
