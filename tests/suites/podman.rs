@@ -292,9 +292,11 @@ fn commits_and_tells_differences(podman: &Podman) {
     );
 }
 
+/// Tests with Shale as the mount program, and those named after `and` with fuse-overlayfs too, so that they test the
+/// engine's needs and not ourselves.
 macro_rules! podman_tests {
-    ($($name:ident)*) => {$(
-        mod $name {
+    ($($name:ident)* and $($with_peer:ident)*) => {
+        $(mod $name {
             use super::*;
 
             #[test]
@@ -303,15 +305,27 @@ macro_rules! podman_tests {
                     super::$name(&podman);
                 }
             }
+        })*
+        $(mod $with_peer {
+            use super::*;
+
+            #[test]
+            fn shale() {
+                if let Some(podman) = Podman::new(workspace_binary("shale-ufs"), Tier::ShaleUfs) {
+                    super::$with_peer(&podman);
+                }
+            }
 
             #[test]
             fn fuse_overlayfs() {
                 if let Some(podman) = Podman::new(system_binary("fuse-overlayfs"), Tier::FuseOverlayfs) {
-                    super::$name(&podman);
+                    super::$with_peer(&podman);
                 }
             }
-        }
-    )*};
+        })*
+    };
 }
 
-podman_tests! { runs_containers sees_exit_status builds_images commits_and_tells_differences }
+// fuse-overlayfs 1.10 now and then shows deleted files in a directory that a build step made anew, so that its builds
+// say nothing about the test.
+podman_tests! { builds_images and runs_containers sees_exit_status commits_and_tells_differences }

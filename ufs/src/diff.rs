@@ -24,10 +24,11 @@ use std::sync::Arc;
 
 use crate::attr::{Attr, FileType};
 use crate::error::{Error, Result, SetupError};
+use crate::layer::directory::DirectoryKind;
 use crate::layer::marks::MarkSpace;
 use crate::layer::{Content, Layer, LayerNode};
 use crate::union::number::Numbers;
-use crate::union::{LowerRef, open_layer, resolve};
+use crate::union::{LowerRef, open_layer, open_layers, resolve};
 use crate::upper;
 
 /// How a path differs from the lower layers.
@@ -107,7 +108,14 @@ impl Snapshot {
     /// When a directory cannot be opened.
     pub fn open(upper: &Path, lowers: &[PathBuf]) -> std::result::Result<Self, SetupError> {
         let space = upper::marks_of_readers(false);
-        let upper = open_layer(upper, space, lowers.is_empty())?;
+        // In an upper, `.wh.` names are names: its mount shows them.
+        let kind = DirectoryKind {
+            space,
+            bottom: lowers.is_empty(),
+            tar_names: false,
+            open_directories: usize::MAX,
+        };
+        let upper = open_layer(upper, kind)?;
         let lower_layers = open_layers(lowers, space)?;
         let layers = std::iter::once(upper)
             .chain(lower_layers.iter().cloned())
@@ -398,15 +406,6 @@ impl Snapshot {
             source: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO),
         })
     }
-}
-
-fn open_layers(lowers: &[PathBuf], space: MarkSpace) -> std::result::Result<Vec<Arc<dyn Layer>>, SetupError> {
-    let bottom = lowers.len().saturating_sub(1);
-    lowers
-        .iter()
-        .enumerate()
-        .map(|(index, path)| open_layer(path, space, index == bottom))
-        .collect()
 }
 
 fn pair(path: &Path, now: resolve::Places, before: resolve::Places) -> Pair<'_> {

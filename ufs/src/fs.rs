@@ -23,7 +23,7 @@ use crate::idmap::IdMap;
 use crate::layer::Space;
 use crate::sys;
 use crate::union::inode::{Inode, Node};
-use crate::union::{Layout, Union};
+use crate::union::{Layout, Resolved, Union};
 
 pub use attr::Change;
 pub use file::{Handles, Opened};
@@ -83,11 +83,17 @@ impl Fs {
     }
 
     pub(crate) fn lookup_in(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
-        let _shared = parent.entries.read();
-        let found = self.union.resolve(parent, name)?.ok_or(Error::NotFound)?;
+        let found = self.find(parent, name)?;
         let stored = found.attr;
-        let node = self.union.adopt(parent, name, found);
+        let node = self.union.adopt(parent, name, found)?;
         Ok(self.entry(&node, stored))
+    }
+
+    /// Resolves a name. The directory's lock is not held any more when identity is decided, which may wait for a
+    /// copy-up.
+    fn find(&self, parent: &Inode, name: &OsStr) -> Result<Resolved> {
+        let _shared = parent.entries.read();
+        self.union.resolve(parent, name)?.ok_or(Error::NotFound)
     }
 
     /// Gives back `count` holds of a node.

@@ -94,7 +94,7 @@ impl Adapter {
     ) -> Result<(FopenFlags, Option<Arc<dyn Backing>>)> {
         let node = self.fs.node_of(opened.handle)?;
         let mut wish = opened.wish;
-        wish.can_pass = self.can_pass.load(Ordering::Relaxed);
+        wish.can_pass &= self.can_pass.load(Ordering::Relaxed);
         let mut io = node.io.lock();
         let choice = match io.choose(wish) {
             Choice::Register => match register() {
@@ -124,6 +124,10 @@ impl Adapter {
                 FopenFlags::FOPEN_PASSTHROUGH | FopenFlags::FOPEN_NOFLUSH,
                 Some(backing),
             )),
+            Choice::Direct => {
+                self.fs.serve_directly(opened.handle)?;
+                Ok((FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH, None))
+            }
             Choice::Stale | Choice::Register => {
                 self.fs.leave_behind(&node);
                 self.fs.release(opened.handle);

@@ -39,6 +39,11 @@ pub(crate) fn stat_fd(fd: impl AsFd) -> SysResult<Attr> {
         .map(|stat| Attr::from_statx(&stat))
 }
 
+/// The mount that an open file was reached through. Files are renamed within one mount only.
+pub(crate) fn mount_id(fd: impl AsFd) -> SysResult<u64> {
+    fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).map(|stat| stat.stx_mnt_id)
+}
+
 /// Opens `path` below `root`, component by component, refusing symbolic links and `..` on the way.
 pub(crate) fn open_beneath(root: impl AsFd, path: &OsStr, flags: OFlags) -> SysResult<OwnedFd> {
     let path = if path.is_empty() { OsStr::new(".") } else { path };

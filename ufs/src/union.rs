@@ -16,12 +16,12 @@ use rustix::io::Errno;
 
 use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result, SetupError};
-use crate::layer::directory::DirectoryLayer;
+use crate::layer::directory::{DirectoryKind, DirectoryLayer};
 use crate::layer::marks::MarkSpace;
 use crate::layer::{Layer, LayerNode, whiteout};
 use crate::sys::{self, XattrOf};
 use crate::upper::{self, Upper, UpperOptions};
-use inode::{Inode, Node, Nodes, State};
+use inode::{Hold, Inode, Node, Nodes, State};
 use number::Numbers;
 
 /// A place in one of the lower layers.
@@ -89,14 +89,7 @@ impl Union {
             || upper::marks_of_readers(layout.options.user_marks),
             |upper| upper.space,
         );
-        let bottom = layout.lowers.len().saturating_sub(1);
-        let open = |(index, path): (usize, &PathBuf)| open_layer(path, space, index == bottom);
-        let layers = layout
-            .lowers
-            .iter()
-            .enumerate()
-            .map(open)
-            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let layers = open_layers(&layout.lowers, space)?;
         Self::assemble(layers, upper, space).map_err(|source| SetupError::Fs {
             doing: "read the layers' roots",
             source,
@@ -212,22 +205,37 @@ impl Union {
     }
 
     /// The node of a file found as `name` in `parent`, held once for the answer that will name it.
-    pub(crate) fn adopt(&self, parent: &Arc<Inode>, name: &OsStr, found: Resolved) -> Arc<Node> {
-        let copied_up = found.upper.filter(|upper| found.ino != *upper);
-        let state = State {
-            upper: found.upper,
-            metadata_only: found.metadata_only,
-            lowers: found.lowers.into(),
-            ..State::default()
-        };
-        let node = self
-            .nodes
-            .hold(Inode::new(found.ino, found.attr.file_type(), state));
-        node.inode.add_link(parent, name);
-        if let Some(upper) = copied_up {
-            self.nodes.note_copied_up(upper, &node.inode);
+    ///
+    /// # Errors
+    /// When the file had to be looked up again and was gone, or could not be.
+    pub(crate) fn adopt(&self, parent: &Arc<Inode>, name: &OsStr, mut found: Resolved) -> Result<Arc<Node>> {
+        let mut doubt = None;
+        loop {
+            let copied_up = found.upper.filter(|upper| found.ino != *upper);
+            let state = State {
+                upper: found.upper,
+                metadata_only: found.metadata_only,
+                lowers: found.lowers.into(),
+                ..State::default()
+            };
+            match self
+                .nodes
+                .hold(Inode::new(found.ino, found.attr.file_type(), state), doubt)
+            {
+                Hold::Node(node) => {
+                    node.inode.add_link(parent, name);
+                    if let Some(upper) = copied_up {
+                        self.nodes.note_copied_up(upper, &node.inode);
+                    }
+                    return Ok(node);
+                }
+                Hold::Doubt(known, places) => {
+                    drop(known.copying.lock());
+                    found = self.resolve(parent, name)?.ok_or(Error::NotFound)?;
+                    doubt = Some(places);
+                }
+            }
         }
-        node
     }
 
     /// Attributes as stored: in the upper, else in the topmost layer.
@@ -256,7 +264,19 @@ impl Union {
             if state.removed {
                 attr.nlink = 0;
             }
-        } else if inode.state.read().metadata_only {
+            return attr;
+        }
+        let (deleted, metadata_only) = {
+            let state = inode.state.read();
+            (
+                state.links.is_empty() && state.upper.is_none(),
+                state.metadata_only,
+            )
+        };
+        if deleted {
+            attr.nlink = 0;
+        }
+        if metadata_only {
             self.show_content_blocks(inode, &mut attr);
         }
         attr
@@ -320,12 +340,38 @@ impl Union {
     }
 }
 
+/// Opens the lower directories, top first.
+pub(crate) fn open_layers(
+    paths: &[PathBuf],
+    space: MarkSpace,
+) -> std::result::Result<Vec<Arc<dyn Layer>>, SetupError> {
+    // A quarter of the descriptors is for the layers' directories, however many layers there are.
+    let open_directories = descriptor_limit() / 4 / paths.len().max(1);
+    let bottom = paths.len().saturating_sub(1);
+    let open = |(index, path): (usize, &PathBuf)| {
+        open_layer(
+            path,
+            DirectoryKind {
+                space,
+                bottom: index == bottom,
+                tar_names: true,
+                open_directories,
+            },
+        )
+    };
+    paths.iter().enumerate().map(open).collect()
+}
+
+fn descriptor_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
 pub(crate) fn open_layer(
     path: &Path,
-    space: MarkSpace,
-    bottom: bool,
+    kind: DirectoryKind,
 ) -> std::result::Result<Arc<dyn Layer>, SetupError> {
-    let layer = DirectoryLayer::open(path, space, bottom).map_err(|source| SetupError::Open {
+    let layer = DirectoryLayer::open(path, kind).map_err(|source| SetupError::Open {
         role: "lowerdir",
         path: path.to_path_buf(),
         source,

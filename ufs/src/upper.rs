@@ -9,6 +9,7 @@
 //! takes more than one system call is done in the work directory and moved by one rename.
 
 pub(crate) mod copy_up;
+mod links;
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
@@ -27,7 +28,7 @@ use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result, SetupError};
 use crate::layer::marks::{self, MarkSpace, Marks};
 use crate::layer::whiteout;
-use crate::sys::{self, SetTime, XattrOf};
+use crate::sys::{self, XattrOf};
 use crate::union::inode::{Inode, ROOT};
 
 /// Directories of the upper kept open.
@@ -107,7 +108,8 @@ impl Upper {
             }
         };
         let device = sys::stat_fd(&root).map_err(unfit("a directory"))?.dev;
-        if sys::stat_fd(&lock).map_err(unfit("a directory"))?.dev != device {
+        let same_mount = sys::mount_id(&lock).ok() == sys::mount_id(&root).ok();
+        if !same_mount || sys::stat_fd(&lock).map_err(unfit("a directory"))?.dev != device {
             return Err(SetupError::WorkElsewhere {
                 work: work.to_path_buf(),
                 upper: upper.to_path_buf(),
@@ -130,33 +132,25 @@ impl Upper {
             )),
             _lock: lock,
         };
-        upper.probe_rename().map_err(|source| match source {
-            Errno::XDEV => SetupError::WorkElsewhere {
-                work: work.to_path_buf(),
-                upper: upper_path(&upper),
-            },
-            source => SetupError::UpperUnfit {
+        upper
+            .make_first_whiteout()
+            .map_err(|source| SetupError::UpperUnfit {
                 path: upper_path(&upper),
                 what: "whiteouts",
                 source,
-            },
-        })?;
+            })?;
         Ok(upper)
     }
 
-    /// Tries what every removal needs: a whiteout that can be moved from the work directory into the upper.
-    fn probe_rename(&self) -> std::result::Result<(), Errno> {
-        let name = self.fresh_name();
-        make_whiteout_device(&self.work, &name)?;
-        let before = sys::stat_fd(&self.root)?;
-        let target = OsStr::new(".shale-probe");
-        let moved = fs::renameat_with(&self.work, &name, &*self.root, target, RenameFlags::NOREPLACE);
-        let removed = match moved {
-            Ok(()) => fs::unlinkat(&*self.root, target, AtFlags::empty()),
-            Err(_) => fs::unlinkat(&self.work, &name, AtFlags::empty()),
-        };
-        sys::set_times(&self.root, SetTime::At(before.atime), SetTime::At(before.mtime))?;
-        moved.and(removed)
+    /// Makes the whiteout that will be linked wherever one is needed, and tries what every removal needs: that it can
+    /// be moved. All in the work directory, since every name in the upper belongs to the user. Made at the start, so
+    /// that files can be removed when no inode is left.
+    fn make_first_whiteout(&self) -> std::result::Result<(), Errno> {
+        let (made, moved) = (self.fresh_name(), self.fresh_name());
+        make_whiteout_device(&self.work, &made)?;
+        fs::renameat_with(&self.work, &made, &self.work, &moved, RenameFlags::NOREPLACE)?;
+        *self.shared_whiteout.lock() = Some(moved);
+        Ok(())
     }
 
     /// A name in the work directory that nothing has.
@@ -216,7 +210,7 @@ impl Upper {
                 return Ok(orphan);
             }
             for link in &links {
-                let Some(dir) = self.dir(&link.parent)? else {
+                let Ok(Some(dir)) = self.dir(&link.parent) else {
                     continue;
                 };
                 let Ok(fd) = sys::name_at(&dir, &link.name) else {
@@ -358,7 +352,7 @@ fn prepare_work(lock: &OwnedFd, path: &Path) -> std::result::Result<OwnedFd, Set
     }
     let name = OsStr::new("work");
     match remove_tree(lock, name) {
-        Ok(()) | Err(Error::NotFound) => {}
+        Ok(()) => {}
         Err(error) => {
             return Err(SetupError::Fs {
                 doing: "clear the work directory",
@@ -411,6 +405,7 @@ fn make_whiteout_device(dir: impl AsFd, name: &OsStr) -> std::result::Result<(),
 /// Removes a file or a whole tree, without following links or crossing into another name's place.
 fn remove_tree(dir: &OwnedFd, name: &OsStr) -> Result<()> {
     match fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         result => return result.doing("remove from work directory"),
     }

@@ -36,6 +36,20 @@ impl Tree {
         stdfs::File::open(&to).unwrap().set_times(times).unwrap();
     }
 
+    fn whiteout(&self, path: &str) {
+        let path = self.dir.path().join(path);
+        stdfs::create_dir_all(path.parent().unwrap()).unwrap();
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(rustix::fs::CWD, path, kind, rustix::fs::Mode::empty(), 0).unwrap();
+    }
+
+    fn opaque(&self, path: &str) {
+        let path = self.dir.path().join(path);
+        stdfs::create_dir_all(&path).unwrap();
+        let name = upper::marks_of_readers(false).name("opaque");
+        rustix::fs::setxattr(path, name, b"y", rustix::fs::XattrFlags::empty()).unwrap();
+    }
+
     fn changes(&self) -> Vec<String> {
         let path = |part| self.dir.path().join(part);
         let snapshot = Snapshot::open(&path("upper"), &[path("lower")]).unwrap();
@@ -111,13 +125,13 @@ fn a_changed_mode_is_told_with_the_directories_above() {
 }
 
 #[test]
-fn tar_style_whiteouts_delete_only_what_is_there() {
+fn whiteouts_delete_only_what_is_there() {
     let tree = Tree::new();
     tree.write("lower/dir/gone", "x");
     tree.write("lower/dir/stays", "x");
     tree.copy_up("lower/dir", "upper/dir");
-    tree.write("upper/dir/.wh.gone", "");
-    tree.write("upper/dir/.wh.never-there", "");
+    tree.whiteout("upper/dir/gone");
+    tree.whiteout("upper/dir/never-there");
     tree.copy_up("lower/dir", "upper/dir");
     assert_eq!(tree.changes(), ["C dir", "D dir/gone"]);
 }
@@ -127,7 +141,7 @@ fn an_opaque_directory_is_compared_name_by_name() {
     let tree = Tree::new();
     tree.write("lower/dir/gone", "x");
     tree.write("lower/dir/changed", "x");
-    tree.write("upper/dir/.wh..wh..opq", "");
+    tree.opaque("upper/dir");
     tree.write("upper/dir/changed", "y");
     tree.write("upper/dir/new", "y");
     assert_eq!(
@@ -163,4 +177,18 @@ fn a_stack_alone_is_all_added() {
         .collect();
     assert_eq!(paths, ["a", "b", "b/c"]);
     assert!(told.iter().all(|change| change.kind == ChangeKind::Added));
+}
+
+#[test]
+fn names_of_the_tars_form_are_names_in_an_upper_and_markers_in_a_layer() {
+    let tree = Tree::new();
+    tree.write("lower/file", "x");
+    tree.write("upper/.wh.file", "");
+    assert_eq!(tree.changes(), ["A .wh.file"]);
+    let path = |part| tree.dir.path().join(part);
+    let told = Snapshot::merged(&[path("upper"), path("lower")])
+        .unwrap()
+        .changes()
+        .unwrap();
+    assert!(told.is_empty(), "{told:?}");
 }

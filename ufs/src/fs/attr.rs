@@ -82,10 +82,6 @@ impl Fs {
             Some(0) => Depth::Emptied,
             Some(_) => Depth::Content,
         };
-        if !inode.in_upper() && inode.state.read().links.is_empty() && !inode.is_dir() {
-            // Deleted from the merged tree while it was only below: nobody can see the change.
-            return self.writable_only_in_name();
-        }
         self.union.copy_up(&node.inode, depth)?;
         let upper = self.union.writable()?;
         let named = if inode.is_dir() {
@@ -110,10 +106,6 @@ impl Fs {
             sys::set_times(&named, change.atime, change.mtime).doing("set times")?;
         }
         Ok(())
-    }
-
-    fn writable_only_in_name(&self) -> Result<()> {
-        self.union.writable().map(|_| ())
     }
 
     fn chown(&self, named: &std::os::fd::OwnedFd, change: &Change) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
@@ -43,6 +43,8 @@ impl Handles {
 pub(crate) struct FileHandle {
     node: Arc<Node>,
     write: bool,
+    /// Counted in the node's I/O mode.
+    counted: AtomicBool,
     /// The descriptor, and the version of the content it belongs to.
     current: Mutex<(u32, Arc<OwnedFd>)>,
 }
@@ -54,7 +56,7 @@ pub struct Opened {
     pub handle: u64,
     /// The descriptor behind it, for a backing.
     pub file: Arc<OwnedFd>,
-    /// Which file that is, and what is wanted of it, for the choice of the I/O mode. `can_pass` is the caller's.
+    /// Which file that is, and what is wanted of it, for the choice of the I/O mode.
     pub wish: Wish,
 }
 
@@ -86,19 +88,16 @@ impl Fs {
             sys::retry(|| fs::ftruncate(&file, 0)).doing("empty file")?;
             sys::set_times(&file, SetTime::Keep, SetTime::Now).doing("set times")?;
         }
-        let size_bytes = sys::stat_fd(&file)
-            .doing("read attributes of open file")?
-            .size_bytes;
+        let attr = sys::stat_fd(&file).doing("read attributes of open file")?;
+        let shared_below = side == Side::Lower && attr.nlink > 1;
         let opened = self.register(&node, write, version, file);
-        Ok(Opened {
-            wish: Wish {
-                side,
-                write,
-                size_bytes,
-                can_pass: false,
-            },
-            ..opened
-        })
+        let wish = Wish {
+            side,
+            write,
+            size_bytes: attr.size_bytes,
+            can_pass: !shared_below,
+        };
+        Ok(Opened { wish, ..opened })
     }
 
     /// Makes a handle of a file that was just made.
@@ -117,6 +116,7 @@ impl Fs {
         let open = FileHandle {
             node: Arc::clone(node),
             write,
+            counted: AtomicBool::new(true),
             current: Mutex::new((version, Arc::clone(&file))),
         };
         self.handles.files.write().insert(handle, Arc::new(open));
@@ -124,7 +124,7 @@ impl Fs {
             side: Side::Upper,
             write,
             size_bytes: 0,
-            can_pass: false,
+            can_pass: true,
         };
         Opened { handle, file, wish }
     }
@@ -286,10 +286,19 @@ impl Fs {
             .doing("copy range")
     }
 
-    /// Closes a file.
-    pub fn release(&self, handle: u64) {
-        let handle = self.handles.files.write().remove(&handle);
+    /// Takes a handle out of the count of its node's I/O mode: it is served directly.
+    pub(crate) fn serve_directly(&self, handle: u64) -> Result<()> {
+        self.handles.file(handle)?.counted.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Closes a file. Answers the node when the handle counts in its I/O mode.
+    pub(crate) fn release(&self, handle: u64) -> Option<Arc<Node>> {
         // The descriptor closes here, with no lock held.
-        drop(handle);
+        let handle = self.handles.files.write().remove(&handle)?;
+        handle
+            .counted
+            .load(Ordering::Relaxed)
+            .then(|| Arc::clone(&handle.node))
     }
 }

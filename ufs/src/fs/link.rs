@@ -16,7 +16,8 @@ use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
 use crate::layer::whiteout;
 use crate::sys;
-use crate::union::inode::{Inode, Node, State};
+use crate::union::Resolved;
+use crate::union::inode::{Inode, Node};
 use crate::upper::Upper;
 use crate::upper::copy_up::Depth;
 
@@ -100,7 +101,7 @@ impl Fs {
             None => sys::stat_at(&dir, name),
         };
         let attr = attr.doing("read attributes of new file")?;
-        let node = self.adopt_new(parent, name, &attr);
+        let node = self.adopt_new(parent, name, attr)?;
         Ok((self.entry(&node, attr), made))
     }
 
@@ -124,6 +125,9 @@ impl Fs {
         let link = |dir: &OwnedFd, name: &OsStr| {
             fs::linkat(CWD, &source, dir, name, AtFlags::SYMLINK_FOLLOW).doing("make hard link")
         };
+        if node.inode.state.read().metadata_only {
+            upper.note_impure(&*dir)?;
+        }
         match self.free_place(&parent.inode, &dir, new_name)? {
             Place::Free => link(&dir, new_name)?,
             Place::Whiteout => {
@@ -131,9 +135,6 @@ impl Fs {
                 link(upper.work(), &staged)?;
                 move_over(upper, &staged, &dir, new_name)?;
             }
-        }
-        if node.inode.state.read().metadata_only {
-            upper.note_impure(&*dir)?;
         }
         node.inode.add_link(&parent.inode, new_name);
         let held = self.union.nodes.hold_known(&node.inode);
@@ -214,15 +215,16 @@ impl Fs {
     }
 
     /// The node of a file just made in the upper.
-    fn adopt_new(&self, parent: &Arc<Inode>, name: &OsStr, attr: &Attr) -> Arc<Node> {
+    fn adopt_new(&self, parent: &Arc<Inode>, name: &OsStr, attr: Attr) -> Result<Arc<Node>> {
         let ino = self.union.numbers.of_upper(attr.dev, attr.ino);
-        let state = State {
+        let made = Resolved {
+            attr,
             upper: Some(attr.ino),
-            ..State::default()
+            metadata_only: false,
+            lowers: Vec::new(),
+            ino,
         };
-        let node = self.union.nodes.hold(Inode::new(ino, attr.file_type(), state));
-        node.inode.add_link(parent, name);
-        node
+        self.union.adopt(parent, name, made)
     }
 }
 

@@ -14,7 +14,6 @@ use super::Fs;
 use super::link::move_over;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
-use crate::union::Resolved;
 use crate::union::inode::{Inode, Node};
 use crate::upper::Upper;
 use crate::upper::copy_up::Depth;
@@ -52,14 +51,18 @@ impl Fs {
             // The other names must show one less: they go on as a copy.
             self.union.copy_up(inode, Depth::Metadata)?;
         }
+        // While data moves, others in the directory must not wait: the file's own lock comes first.
+        let _copying = inode.copying.lock();
         let _alone = parent.change_entries();
+        if !inode.is_called(parent, name) {
+            return Err(Error::NotFound);
+        }
         let _emptied = want_dir.then(|| inode.change_entries());
         if want_dir && !self.union.entries(inode)?.is_empty() {
             return Err(Error::NotEmpty);
         }
         let dir = upper.dir_of(parent)?;
         let below = self.union.resolve_lower(&parent.lowers(), name)?.is_some();
-        let _copying = inode.copying.lock();
         let orphaned = self.orphan(upper, inode)?;
         let result = self.take_away(upper, inode, &dir, name, below);
         self.note_removal(inode, parent, name, orphaned, result)
@@ -131,11 +134,10 @@ impl Fs {
 
     /// Finds a name and holds its node until the guard goes.
     pub(super) fn held(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<HeldNode<'_>> {
-        let _shared = parent.entries.read();
-        let found: Resolved = self.union.resolve(parent, name)?.ok_or(Error::NotFound)?;
+        let found = self.find(parent, name)?;
         Ok(HeldNode {
             fs: self,
-            node: self.union.adopt(parent, name, found),
+            node: self.union.adopt(parent, name, found)?,
         })
     }
 
@@ -158,6 +160,8 @@ impl Fs {
         fs::mkdirat(upper.work(), &empty, mode).doing("make empty directory")?;
         let named = sys::name_at(upper.work(), &empty).doing("make empty directory")?;
         upper.set_mark(&named, "opaque", b"y")?;
+        sys::chown(&named, Some(attr.uid), Some(attr.gid)).doing("make empty directory")?;
+        sys::chmod(&named, attr.permissions()).doing("make empty directory")?;
         let exchanged = fs::renameat_with(upper.work(), &empty, dir, name, RenameFlags::EXCHANGE);
         upper.discard(&empty);
         exchanged.doing("exchange emptied directory")

@@ -89,6 +89,7 @@ impl Fs {
         if let Some(target) = &target {
             self.prepare_target(upper, target, flags)?;
         }
+        let _copying = target.as_ref().map(|target| target.node().inode.copying.lock());
         let _alone = lock_both(parent, new_parent);
         let from = self.spot(upper, parent, name)?;
         let to = self.spot(upper, new_parent, new_name)?;
@@ -168,7 +169,7 @@ impl Fs {
             self.clear_emptied(upper, replaced, &to.dir, to.name)?;
         }
         self.hide_below(upper, moved, to)?;
-        let _copying = replaced.map(|replaced| replaced.copying.lock());
+        note_arrival(upper, moved, to)?;
         let orphaned = match replaced {
             Some(replaced) => self.orphan(upper, replaced)?,
             None => false,
@@ -180,9 +181,6 @@ impl Fs {
         } else {
             move_file(upper, from, to)
         };
-        if result.is_ok() {
-            note_arrival(upper, moved, to)?;
-        }
         let left = if result.is_ok() { from } else { to };
         moved.remove_link(left.parent, left.name);
         match replaced {
@@ -202,6 +200,8 @@ impl Fs {
         let (one, other) = (&source.node().inode, &target.node().inode);
         self.hide_below(upper, one, to)?;
         self.hide_below(upper, other, from)?;
+        note_arrival(upper, one, to)?;
+        note_arrival(upper, other, from)?;
         one.add_name(to.parent, to.name);
         other.add_name(from.parent, from.name);
         let result = fs::renameat_with(
@@ -212,10 +212,6 @@ impl Fs {
             fs::RenameFlags::EXCHANGE,
         )
         .doing("exchange names");
-        if result.is_ok() {
-            note_arrival(upper, one, to)?;
-            note_arrival(upper, other, from)?;
-        }
         let (old, new) = if result.is_ok() { (from, to) } else { (to, from) };
         one.remove_link(old.parent, old.name);
         other.remove_link(new.parent, new.name);

@@ -285,11 +285,10 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if let Ok(node) = self.fs.node_of(handle.0) {
+        if let Some(node) = self.fs.release(handle.0) {
             let unused = node.io.lock().close();
             drop(unused);
         }
-        self.fs.release(handle.0);
         reply.ok();
     }
 

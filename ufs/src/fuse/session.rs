@@ -4,7 +4,6 @@
 //! `fusermount3`. The session ends when the mount is taken away, by whomever, or when a signal asks for it.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +25,7 @@ const THREADS_DEFAULT_MAX: usize = 8;
 pub struct Session {
     inner: fuser::Session<Adapter>,
     mountpoint: PathBuf,
+    signals: SigSet,
 }
 
 impl Session {
@@ -35,6 +35,12 @@ impl Session {
     /// [`SetupError`] with what to do about it; nothing stays mounted then.
     pub fn mount(options: &MountOptions, mountpoint: &Path) -> Result<Self, SetupError> {
         check_mountpoint(mountpoint)?;
+        // From here on a signal waits until somebody can unmount.
+        let signals = block_signals().map_err(|source| SetupError::Io {
+            doing: "block signals",
+            source,
+        })?;
+        allow_many_descriptors();
         let fs = Arc::new(Fs::open(&options.layout, options.ids.clone())?);
         // Permission bits of new files are decided by the caller's mask, which comes with each request.
         rustix::process::umask(rustix::fs::Mode::empty());
@@ -64,7 +70,11 @@ impl Session {
                 })?,
             Err(error) => return Err(error),
         };
-        Ok(Self { inner, mountpoint })
+        Ok(Self {
+            inner,
+            mountpoint,
+            signals,
+        })
     }
 
     /// Serves until the file system is unmounted. SIGTERM, SIGINT and SIGHUP unmount it.
@@ -72,16 +82,11 @@ impl Session {
     /// # Errors
     /// When the FUSE device fails.
     pub fn serve(self, ready: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut signals = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-            signals.add(signal);
-        }
-        signals.thread_block()?;
-        allow_many_descriptors();
         let mountpoint = self.mountpoint.clone();
+        let ours = mount::id_at(&mountpoint);
         std::thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || watch(&signals, &mountpoint))?;
+            .spawn(move || watch(&self.signals, &mountpoint, ours))?;
         ready()?;
         match self.inner.run() {
             // With several threads the end of the mount reaches some of them as an abort.
@@ -89,6 +94,16 @@ impl Session {
             result => result,
         }
     }
+}
+
+/// Blocks the signals that unmount, in this thread and those it makes.
+fn block_signals() -> io::Result<SigSet> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    Ok(signals)
 }
 
 /// Every file that is open in the mount is open in the server: takes all the descriptors that the limits allow.
@@ -102,18 +117,12 @@ fn allow_many_descriptors() {
 }
 
 /// Waits for a signal and takes the mount away, if the mount point still carries ours.
-fn watch(signals: &SigSet, mountpoint: &Path) {
-    // Known once the loop answers; the device number of our mount tells it from a later one at the same place.
-    let ours = std::fs::symlink_metadata(mountpoint)
-        .map(|found| found.dev())
-        .ok();
+fn watch(signals: &SigSet, mountpoint: &Path, ours: Option<u64>) {
     loop {
         if signals.wait().is_err() {
             continue;
         }
-        let there = std::fs::symlink_metadata(mountpoint)
-            .map(|found| found.dev())
-            .ok();
+        let there = mount::id_at(mountpoint);
         if ours.is_some()
             && ours == there
             && let Err(error) = mount::detach(mountpoint)

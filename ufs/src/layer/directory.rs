@@ -27,6 +27,19 @@ use crate::sys::{self, XattrOf};
 /// Directories of one layer kept open, so that a name costs one system call and not a walk.
 const OPEN_DIRECTORIES_MAX: usize = 256;
 
+/// How a directory is to be read.
+#[derive(Debug, Clone, Copy)]
+pub struct DirectoryKind {
+    /// Which extended attributes are marks.
+    pub space: MarkSpace,
+    /// No layer lies below this one.
+    pub bottom: bool,
+    /// `.wh.` names are markers.
+    pub tar_names: bool,
+    /// How many of its directories may be kept open.
+    pub open_directories: usize,
+}
+
 /// An unpacked directory as a layer.
 pub struct DirectoryLayer {
     path: PathBuf,
@@ -35,19 +48,21 @@ pub struct DirectoryLayer {
     space: MarkSpace,
     /// Whether anything lies below: the bottom layer's whiteouts hide nothing, so they are not looked for.
     bottom: bool,
+    /// Whether `.wh.` names are markers, as in layers of old rootless tools, or names like any other.
+    tar_names: bool,
     open_dirs: Mutex<LruCache<Arc<OsStr>, Arc<OwnedFd>>>,
     links: OnceLock<LinkTable>,
 }
 
-/// Files with several names: by inode number, then every place.
-type LinkTable = std::collections::HashMap<u64, Vec<LayerNode>>;
+/// Files with several names: by device and inode number, then every place.
+type LinkTable = std::collections::HashMap<(u64, u64), Vec<LayerNode>>;
 
 impl DirectoryLayer {
-    /// Opens the directory at `path`. `bottom`: no layer lies below this one.
+    /// Opens the directory at `path`.
     ///
     /// # Errors
     /// When it cannot be opened or is no directory.
-    pub fn open(path: &Path, space: MarkSpace, bottom: bool) -> std::result::Result<Self, Errno> {
+    pub fn open(path: &Path, kind: DirectoryKind) -> std::result::Result<Self, Errno> {
         let root = sys::mount::open_detached(path)?;
         if !sys::mount::protect(&root) {
             tracing::debug!(path = %path.display(), "layer is opened without a read-only mount of its own");
@@ -56,13 +71,15 @@ impl DirectoryLayer {
         if !root_attr.is_dir() {
             return Err(Errno::NOTDIR);
         }
-        let capacity = NonZeroUsize::new(OPEN_DIRECTORIES_MAX).unwrap_or(NonZeroUsize::MIN);
+        let open_dirs = kind.open_directories.clamp(1, OPEN_DIRECTORIES_MAX);
+        let capacity = NonZeroUsize::new(open_dirs).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             path: path.to_path_buf(),
             root: Arc::new(root),
             root_attr,
-            space,
-            bottom,
+            space: kind.space,
+            bottom: kind.bottom,
+            tar_names: kind.tar_names && !kind.bottom,
             open_dirs: Mutex::new(LruCache::new(capacity)),
             links: OnceLock::new(),
         })
@@ -115,7 +132,7 @@ impl DirectoryLayer {
     }
 
     fn has_tar_whiteout(&self, dir: &OwnedFd, name: &OsStr) -> Result<bool> {
-        if self.bottom || name.len() + whiteout::PREFIX.len() > 255 {
+        if !self.tar_names || name.len() + whiteout::PREFIX.len() > 255 {
             return Ok(false);
         }
         match sys::stat_at(dir, &whiteout::tar_name(name)) {
@@ -141,15 +158,26 @@ impl DirectoryLayer {
         let mut table = LinkTable::new();
         let mut pending = vec![LayerNode::root()];
         while let Some(dir) = pending.pop() {
-            let fd = self.dir(&dir.path)?;
-            for entry in self.read_dir(&dir)? {
+            let listed = self.dir(&dir.path).and_then(|fd| Ok((fd, self.read_dir(&dir)?)));
+            let (fd, entries) = match listed {
+                Ok(listed) => listed,
+                // A name that nobody here can reach needs no link (rootless).
+                Err(error) => {
+                    tracing::debug!(dir = %dir.path.display(), %error, "hard links are not looked for here");
+                    continue;
+                }
+            };
+            for entry in entries {
                 match entry.file_type {
                     None => {}
                     Some(FileType::Directory) => pending.push(dir.child(&entry.name)),
                     Some(_) => {
                         let attr = sys::stat_at(&fd, &entry.name).doing("look for hard links")?;
                         if attr.nlink > 1 {
-                            table.entry(attr.ino).or_default().push(dir.child(&entry.name));
+                            table
+                                .entry((attr.dev, attr.ino))
+                                .or_default()
+                                .push(dir.child(&entry.name));
                         }
                     }
                 }
@@ -182,7 +210,7 @@ impl Layer for DirectoryLayer {
             Err(error) => return Err(error).doing("look up in layer"),
         };
         // A marker of the tar's form is never a file of its own.
-        if !self.bottom && whiteout::parse_tar_name(name).is_some() {
+        if self.tar_names && whiteout::parse_tar_name(name).is_some() {
             return Ok(Found::Absent);
         }
         if whiteout::is_device(attr.mode, attr.rdev) || self.is_marked_whiteout(&fd, name, &attr)? {
@@ -202,7 +230,7 @@ impl Layer for DirectoryLayer {
         let mut entries = Vec::with_capacity(raw.len());
         let mut gone = Vec::new();
         for sys::RawEntry { name, file_type } in raw {
-            if !self.bottom {
+            if self.tar_names {
                 match whiteout::parse_tar_name(&name) {
                     Some(Marker::Whiteout(hidden)) => {
                         gone.push(LayerEntry {
@@ -267,7 +295,7 @@ impl Layer for DirectoryLayer {
         let mut marks = self
             .space
             .marks(attr.is_dir(), &names, |name| self.xattr(node, name))?;
-        marks.opaque |= attr.is_dir() && self.has_opaque_file(node)?;
+        marks.opaque |= self.tar_names && attr.is_dir() && self.has_opaque_file(node)?;
         Ok(marks)
     }
 
@@ -283,7 +311,11 @@ impl Layer for DirectoryLayer {
     }
 
     fn hard_links(&self, node: &LayerNode, attr: &Attr) -> Result<Vec<LayerNode>> {
-        let places = self.link_table()?.get(&attr.ino).cloned().unwrap_or_default();
+        let places = self
+            .link_table()?
+            .get(&(attr.dev, attr.ino))
+            .cloned()
+            .unwrap_or_default();
         // A table made while the layer's own tree hides a name must still answer for the one that was asked.
         Ok(if places.contains(node) {
             places

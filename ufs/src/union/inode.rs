@@ -7,15 +7,15 @@
 //! Nearly always a file has one node, whose id is the inode's number. A second one is made when the kernel has to
 //! leave the first behind (see `io_mode`): then both lead to the same inode.
 //!
-//! Lock order: `Inode::entries` (parent before child; of two directories the one with the smaller number first),
-//! then `Inode::copying` (child before parent), then `Inode::state`, then the tables in the order `by_id`, `current`,
-//! `by_upper`. `state` and the tables are never held over I/O.
+//! Lock order: `Inode::copying` (child before parent), then `Inode::entries` (parent before child; of two directories
+//! the one with the smaller number first), then `Inode::state`, then the tables in the order `by_id`, `current`,
+//! `inodes`, `by_upper`. Data moves under `copying` alone; `state` and the tables are never held over I/O.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -101,14 +101,15 @@ impl Inode {
         Arc::clone(&self.state.read().lowers)
     }
 
-    /// Whether a file just found, with the same number, is this one.
-    fn is_same_file(&self, candidate: &Inode) -> bool {
-        let same_upper = match (self.state.read().upper, candidate.state.read().upper) {
-            (Some(known), Some(candidate)) => known == candidate,
-            // A file that was copied up between reading and comparing is still the same file.
-            _ => true,
-        };
-        same_upper && self.file_type == candidate.file_type
+    /// Compares with a file just found that has the same number.
+    fn compare(&self, candidate: &Inode) -> Likeness {
+        let places = (self.state.read().upper, candidate.state.read().upper);
+        match places {
+            _ if self.file_type != candidate.file_type => Likeness::Other,
+            (Some(known), Some(found)) if known != found => Likeness::Other,
+            (Some(_), Some(_)) | (None, None) => Likeness::Same,
+            _ => Likeness::Unsure(places),
+        }
     }
 
     /// Notes that the file is called `name` in `parent`.
@@ -130,6 +131,10 @@ impl Inode {
         });
     }
 
+    pub(crate) fn is_called(&self, parent: &Arc<Inode>, name: &OsStr) -> bool {
+        self.state.read().links.iter().any(|link| link.is(parent, name))
+    }
+
     /// Notes one more name while a file moves to it, also for a directory.
     pub(crate) fn add_name(&self, parent: &Arc<Inode>, name: &OsStr) {
         self.state.write().links.push(Link {
@@ -145,6 +150,28 @@ impl Inode {
         !state.links.is_empty()
     }
 }
+
+/// Whether two files with one number are one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Likeness {
+    Same,
+    Other,
+    /// One of the two was seen in the upper, the other below: a copy-up came between, or a crash has left some names
+    /// of a hard-linked file below. The places tell, once nothing is under way any more.
+    Unsure((Option<u64>, Option<u64>)),
+}
+
+/// What [`Nodes::hold`] found.
+pub(crate) enum Hold {
+    /// The file's node.
+    Node(Arc<Node>),
+    /// The file must be looked up again when this inode is not being copied up; and if the same is found then, held
+    /// with this doubt, for it is another file.
+    Doubt(Arc<Inode>, Doubt),
+}
+
+/// A doubt about identity: where the known file and the found one were seen in the upper.
+pub(crate) type Doubt = (Option<u64>, Option<u64>);
 
 impl Node {
     fn hold(self: &Arc<Self>) -> Arc<Self> {
@@ -169,8 +196,8 @@ pub(crate) struct Node {
     pub(crate) io: Mutex<IoState>,
 }
 
-/// Ids of second nodes start here; no inode number reaches it.
-const SECOND_NODES: u64 = 1 << 63;
+/// Ids of second nodes start here; no inode number reaches it. As a signed number it is still positive.
+const SECOND_NODES: u64 = 3 << 61;
 
 /// All nodes the kernel knows, and the inodes behind them.
 #[derive(Debug)]
@@ -180,9 +207,17 @@ pub(crate) struct Nodes {
     current: RwLock<HashMap<u64, u64>>,
     any_current: AtomicBool,
     next_second: AtomicU64,
+    /// Every inode that anybody holds, by number: the kernel by a node, an open file, or the names of the files in a
+    /// directory. So that there is one inode for one file, also when the kernel forgot it in between.
+    inodes: RwLock<HashMap<u64, Weak<Inode>>>,
     /// Copied-up files by their number in the upper.
-    by_upper: RwLock<HashMap<u64, Arc<Inode>>>,
+    by_upper: RwLock<HashMap<u64, Weak<Inode>>>,
+    /// Size of the tables of weak references at which the dead ones are taken out.
+    sweep_at: AtomicUsize,
 }
+
+/// The tables of weak references are not swept below this size.
+const SWEEP_MIN: usize = 1024;
 
 /// The node id of the root, fixed by the protocol.
 pub(crate) const ROOT: u64 = 1;
@@ -200,7 +235,9 @@ impl Nodes {
             current: RwLock::default(),
             any_current: AtomicBool::new(false),
             next_second: AtomicU64::new(SECOND_NODES),
+            inodes: RwLock::default(),
             by_upper: RwLock::default(),
+            sweep_at: AtomicUsize::new(SWEEP_MIN),
         }
     }
 
@@ -210,11 +247,11 @@ impl Nodes {
 
     /// The copied-up inode that has this number in the upper, if the kernel holds it.
     pub(crate) fn copied_up(&self, upper_ino: u64) -> Option<Arc<Inode>> {
-        self.by_upper.read().get(&upper_ino).cloned()
+        self.by_upper.read().get(&upper_ino)?.upgrade()
     }
 
     pub(crate) fn note_copied_up(&self, upper_ino: u64, inode: &Arc<Inode>) {
-        self.by_upper.write().insert(upper_ino, Arc::clone(inode));
+        self.by_upper.write().insert(upper_ino, Arc::downgrade(inode));
     }
 
     fn current_id(&self, ino: u64) -> u64 {
@@ -226,34 +263,43 @@ impl Nodes {
     }
 
     /// Finds the node of the file that `candidate` describes, or makes the candidate's own, and counts one more
-    /// answer that names it.
-    pub(crate) fn hold(&self, candidate: Inode) -> Arc<Node> {
+    /// answer that names it. `doubt`: what the last try was told.
+    pub(crate) fn hold(&self, candidate: Inode, doubt: Option<Doubt>) -> Hold {
         let id = self.current_id(candidate.ino);
         if let Some(node) = self.by_id.read().get(&id)
-            && node.inode.is_same_file(&candidate)
+            && node.inode.compare(&candidate) == Likeness::Same
         {
-            return node.hold();
+            return Hold::Node(node.hold());
         }
         let mut by_id = self.by_id.write();
-        match by_id.get(&id) {
-            Some(node) if node.inode.is_same_file(&candidate) => node.hold(),
-            // The number belongs to another file that is still held (an upper copied together with its marks):
-            // this one gets a number of its own.
-            Some(_) => {
-                let id = self.next_second.fetch_add(1, Ordering::Relaxed);
-                Self::insert(&mut by_id, id, Arc::new(Inode { ino: id, ..candidate }))
-            }
-            None => Self::insert(&mut by_id, id, Arc::new(candidate)),
+        let known = match by_id.get(&id) {
+            Some(node) => Some(Arc::clone(&node.inode)),
+            None => self.inodes.read().get(&candidate.ino).and_then(Weak::upgrade),
+        };
+        let Some(known) = known else {
+            return Hold::Node(self.insert(&mut by_id, id, Arc::new(candidate)));
+        };
+        match known.compare(&candidate) {
+            Likeness::Same => return Hold::Node(self.node_of(&mut by_id, id, &known)),
+            Likeness::Unsure(places) if doubt != Some(places) => return Hold::Doubt(known, places),
+            // The number belongs to another file that is still held (a name that a crash left behind, an upper
+            // copied together with its marks): this one gets a number of its own.
+            Likeness::Other | Likeness::Unsure(_) => {}
         }
+        let id = self.next_second.fetch_add(1, Ordering::Relaxed);
+        Hold::Node(self.insert(&mut by_id, id, Arc::new(Inode { ino: id, ..candidate })))
     }
 
     /// Counts one more answer that names a known inode, making its present node when it has none yet.
     pub(crate) fn hold_known(&self, inode: &Arc<Inode>) -> Arc<Node> {
         let id = self.current_id(inode.ino);
-        let mut by_id = self.by_id.write();
+        self.node_of(&mut self.by_id.write(), id, inode)
+    }
+
+    fn node_of(&self, by_id: &mut HashMap<u64, Arc<Node>>, id: u64, inode: &Arc<Inode>) -> Arc<Node> {
         match by_id.get(&id) {
             Some(node) => node.hold(),
-            None => Self::insert(&mut by_id, id, Arc::clone(inode)),
+            None => self.insert(by_id, id, Arc::clone(inode)),
         }
     }
 
@@ -275,7 +321,8 @@ impl Nodes {
         self.any_current.store(true, Ordering::Release);
     }
 
-    fn insert(by_id: &mut HashMap<u64, Arc<Node>>, id: u64, inode: Arc<Inode>) -> Arc<Node> {
+    fn insert(&self, by_id: &mut HashMap<u64, Arc<Node>>, id: u64, inode: Arc<Inode>) -> Arc<Node> {
+        self.inodes.write().insert(inode.ino, Arc::downgrade(&inode));
         let node = Arc::new(Node {
             id,
             inode,
@@ -298,23 +345,28 @@ impl Nodes {
             return;
         }
         let ino = node.inode.ino;
-        if id >= SECOND_NODES && by_id.contains_key(&ino) {
+        if id != ino && by_id.contains_key(&ino) {
             // The kernel asks, forgets and asks again before it opens: the node that was left behind must not come
             // back as the answer while it is still there.
             return;
         }
         let Some(node) = by_id.remove(&id) else { return };
         self.drop_unused_second(&mut by_id, ino);
+        let nodes = by_id.len();
         drop(by_id);
-        if let Some(upper) = node.inode.state.read().upper {
-            let mut by_upper = self.by_upper.write();
-            if by_upper
-                .get(&upper)
-                .is_some_and(|known| Arc::ptr_eq(known, &node.inode))
-            {
-                by_upper.remove(&upper);
-            }
+        drop(node);
+        self.sweep(nodes);
+    }
+
+    /// Takes dead weak references out, seldom enough that it costs nothing per file.
+    fn sweep(&self, nodes: usize) {
+        let limit = self.sweep_at.load(Ordering::Relaxed);
+        if self.inodes.read().len() < limit {
+            return;
         }
+        self.sweep_at.store((2 * nodes).max(SWEEP_MIN), Ordering::Relaxed);
+        self.inodes.write().retain(|_, inode| inode.strong_count() > 0);
+        self.by_upper.write().retain(|_, inode| inode.strong_count() > 0);
     }
 
     /// Once the first node is gone, a second one lives only as long as the kernel holds it.

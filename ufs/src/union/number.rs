@@ -1,9 +1,9 @@
 //! Inode numbers: the same for a file however it was reached, over copy-up and over remounts of the same stack.
 //!
 //! ```text
-//! bit 63      a second node of a file (never shown for long, see `inode`)
+//! bits 62, 61 a second node of a file (never shown for long, see `inode`)
 //! bit 62      handed out while mounted: the layer's own number does not fit below
-//! bits 61-48  0: born in the upper; else the layer, counted from the bottom, starting at 1
+//! bits 60-48  0: born in the upper; else the layer, counted from the bottom, starting at 1
 //! bits 47-0   the file's number in its layer
 //! ```
 //!
@@ -19,7 +19,7 @@ const OWN_BITS: u32 = 48;
 const HANDED_OUT: u64 = 1 << 62;
 
 /// The most layers that fit into a number.
-pub(crate) const LAYERS_MAX: usize = (1 << 14) - 1;
+pub(crate) const LAYERS_MAX: usize = (1 << 13) - 1;
 
 /// Gives every file of every layer its number.
 #[derive(Debug)]

@@ -14,18 +14,17 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 
-use super::Upper;
+use super::{Upper, links};
 use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
+use crate::layer::Content;
 use crate::layer::marks::{self, Redirect};
-use crate::layer::{Content, LayerNode};
 use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Link};
 use crate::union::{LowerRef, Union, resolve};
@@ -59,32 +58,29 @@ impl Union {
             return self.fill_in(upper, inode, depth);
         }
         // Removal takes the same lock, so that the name stays the file's until the copy is in its place.
-        let link = inode.state.read().links.first().cloned().ok_or(Error::Stale)?;
-        self.copy_up(&link.parent, Depth::Metadata)?;
-        self.promote(upper, inode, &link, depth)
+        let link = inode.state.read().links.first().cloned();
+        if let Some(link) = &link {
+            self.copy_up(&link.parent, Depth::Metadata)?;
+        }
+        self.promote(upper, inode, link.as_ref(), depth)
     }
 
-    /// Copies a file that is only below.
-    fn promote(&self, upper: &Upper, inode: &Arc<Inode>, link: &Link, depth: Depth) -> Result<()> {
+    /// Copies a file that is only below. Without a name it was deleted, and its copy is for those who have it open.
+    fn promote(&self, upper: &Upper, inode: &Arc<Inode>, link: Option<&Link>, depth: Depth) -> Result<()> {
         let lowers = inode.lowers();
         let top = lowers.first().ok_or(Error::Stale)?.clone();
         let attr = self.layers[top.layer].attr(&top.node)?;
         let redirect = self.content_redirect(upper, inode, &attr, &lowers, depth)?;
         let name = upper.fresh_name();
-        let made = self.prepare(upper, inode, &top, &attr, &name, redirect.as_deref(), depth);
-        let made = made.and_then(|number| {
-            let dir = upper.dir_of(&link.parent)?;
-            keeping_times(&dir, || {
-                let moved = fs::renameat_with(upper.work(), &name, &*dir, &link.name, RenameFlags::NOREPLACE);
-                moved.doing("move copy into upper")?;
-                if redirect.is_some() {
-                    upper.note_impure(&dir)
-                } else {
-                    Ok(())
+        let made = self
+            .prepare(upper, inode, &top, &attr, &name, redirect.as_deref(), depth)
+            .and_then(|number| {
+                match link {
+                    Some(link) => self.put_in_place(upper, &name, link, &top, &attr, redirect.is_some())?,
+                    None => keep_without_name(upper, &name, inode)?,
                 }
-            })?;
-            Ok(number)
-        });
+                Ok(number)
+            });
         let number = match made {
             Ok(number) => number,
             Err(error) => {
@@ -102,10 +98,37 @@ impl Union {
         }
         self.nodes.note_copied_up(number, inode);
         inode.content_version.fetch_add(1, Ordering::Release);
-        if attr.nlink > 1 && !inode.is_dir() {
-            self.link_other_names(upper, &top, &attr, link)?;
-        }
         Ok(())
+    }
+
+    /// Moves the copy `staged` from the work directory to its name: the moment from which on it counts. Everything
+    /// that can fail is done before.
+    fn put_in_place(
+        &self,
+        upper: &Upper,
+        staged: &OsStr,
+        link: &Link,
+        from: &LowerRef,
+        attr: &Attr,
+        metadata_only: bool,
+    ) -> Result<()> {
+        let dir = upper.dir_of(&link.parent)?;
+        if metadata_only {
+            upper.note_impure(&dir)?;
+        }
+        let others = if attr.nlink > 1 && !attr.is_dir() {
+            self.link_other_names(upper, staged, from, attr, link, metadata_only)?
+        } else {
+            Vec::new()
+        };
+        let moved = keeping_times(&dir, || {
+            fs::renameat_with(upper.work(), staged, &*dir, &link.name, RenameFlags::NOREPLACE)
+                .doing("move copy into upper")
+        });
+        if moved.is_err() {
+            links::undo(&others);
+        }
+        moved
     }
 
     /// For a copy without content: the path that leads readers of the upper to the content below. `None`: copy it.
@@ -256,7 +279,10 @@ impl Union {
         let named = upper.name(inode)?;
         let attr = sys::stat_fd(&named).doing("read attributes of copy")?;
         let file = sys::reopen(&named, OFlags::RDWR).doing("open copy")?;
-        if depth == Depth::Content {
+        if depth == Depth::Emptied {
+            // Before the mark goes: until then the file has its old content, from then on none.
+            fs::ftruncate(&file, 0).doing("empty copy")?;
+        } else {
             copy_content(upper, &self.content_of(inode)?, &file, attr.size_bytes)?;
         }
         if !upper.options.volatile {
@@ -273,132 +299,14 @@ impl Union {
         inode.content_version.fetch_add(1, Ordering::Release);
         Ok(())
     }
-
-    /// Gives the copy every other name that the lower file has in the merged tree.
-    fn link_other_names(&self, upper: &Upper, from: &LowerRef, attr: &Attr, made: &Link) -> Result<()> {
-        for place in self.layers[from.layer].hard_links(&from.node, attr)? {
-            if place == from.node {
-                continue;
-            }
-            if let Err(error) = self.link_name(upper, from.layer, &place, made) {
-                let place = place.path.display();
-                tracing::warn!(%place, %error, "a hard link of a copied file stays on the lower file");
-            }
-        }
-        Ok(())
-    }
-
-    fn link_name(&self, upper: &Upper, layer: usize, place: &LayerNode, made: &Link) -> Result<()> {
-        let mut held = Held {
-            union: self,
-            ids: Vec::new(),
-        };
-        let Some((parent, name)) = self.shown_at(layer, place, &mut held)? else {
-            return Ok(());
-        };
-        if Arc::ptr_eq(&parent, &made.parent) && name == made.name {
-            return Ok(());
-        }
-        self.copy_up(&parent, Depth::Metadata)?;
-        let source = upper.dir_of(&made.parent)?;
-        let dir = upper.dir_of(&parent)?;
-        let linked = keeping_times(&dir, || {
-            fs::linkat(&*source, &made.name, &*dir, name, AtFlags::empty()).doing("link copy")
-        });
-        match linked {
-            // Something else has the name in the upper: then the lower file is not visible there.
-            Ok(()) | Err(Error::Exists) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Where a place of a layer shows in the merged tree, if it does: under its own path, or in a directory that was
-    /// moved.
-    fn shown_at<'a>(
-        &self,
-        layer: usize,
-        place: &'a LayerNode,
-        held: &mut Held<'_>,
-    ) -> Result<Option<(Arc<Inode>, &'a OsStr)>> {
-        let shown = self.shown_below(&self.root, layer, place, place.path.as_bytes(), held)?;
-        if shown.is_some() {
-            return Ok(shown);
-        }
-        let mut pending = vec![Arc::clone(&self.root)];
-        while let Some(dir) = pending.pop() {
-            for entry in self.entries(&dir)? {
-                if entry.file_type != FileType::Directory {
-                    continue;
-                }
-                // Only what is in the upper can have been moved.
-                let found = self
-                    .resolve(&dir, &entry.name)?
-                    .filter(|found| found.upper.is_some());
-                let Some(found) = found else { continue };
-                let node = self.adopt(&dir, &entry.name, found);
-                held.ids.push(node.id);
-                let within = |part: &&LowerRef| part.layer == layer && is_within(place, &part.node);
-                if let Some(part) = node.inode.lowers().iter().find(within) {
-                    let rest = &place.path.as_bytes()[part.node.path.len() + 1..];
-                    let shown = self.shown_below(&node.inode, layer, place, rest, held)?;
-                    if shown.is_some() {
-                        return Ok(shown);
-                    }
-                }
-                pending.push(Arc::clone(&node.inode));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Follows `path` down from `dir`, and tells whether the place shows there.
-    fn shown_below<'a>(
-        &self,
-        dir: &Arc<Inode>,
-        layer: usize,
-        place: &LayerNode,
-        path: &'a [u8],
-        held: &mut Held<'_>,
-    ) -> Result<Option<(Arc<Inode>, &'a OsStr)>> {
-        let mut parent = Arc::clone(dir);
-        let mut names = path.split(|&byte| byte == b'/').map(OsStr::from_bytes).peekable();
-        while let Some(name) = names.next() {
-            let Some(found) = self.resolve(&parent, name)? else {
-                return Ok(None);
-            };
-            if names.peek().is_none() {
-                let same = found
-                    .lowers
-                    .first()
-                    .is_some_and(|top| top.layer == layer && top.node == *place);
-                return Ok((same && found.upper.is_none()).then_some((parent, name)));
-            }
-            let node = self.adopt(&parent, name, found);
-            parent = Arc::clone(&node.inode);
-            held.ids.push(node.id);
-        }
-        Ok(None)
-    }
 }
 
-/// Whether a place lies somewhere in a directory of the same layer.
-fn is_within(place: &LayerNode, dir: &LayerNode) -> bool {
-    let rest = place.path.as_bytes().strip_prefix(dir.path.as_bytes());
-    !dir.path.is_empty() && rest.is_some_and(|rest| rest.first() == Some(&b'/'))
-}
-
-/// Nodes that are held as the kernel would hold them, while they are worked on.
-struct Held<'a> {
-    union: &'a Union,
-    ids: Vec<u64>,
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        for id in &self.ids {
-            self.union.nodes.forget(*id, 1);
-        }
-    }
+/// Takes the copy of a deleted file out of the work directory, and keeps it by its descriptor.
+fn keep_without_name(upper: &Upper, staged: &OsStr, inode: &Inode) -> Result<()> {
+    let named = sys::name_at(upper.work(), staged).doing("open copy of deleted file")?;
+    fs::unlinkat(upper.work(), staged, AtFlags::empty()).doing("take name of copy away")?;
+    inode.state.write().orphan = Some(Arc::new(named));
+    Ok(())
 }
 
 fn is_done(inode: &Inode, depth: Depth) -> bool {
@@ -410,8 +318,10 @@ fn is_done(inode: &Inode, depth: Depth) -> bool {
 pub(crate) fn keeping_times<T>(dir: &OwnedFd, change: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = sys::stat_fd(dir).doing("read times of directory")?;
     let result = change()?;
-    sys::set_times(dir, SetTime::At(before.atime), SetTime::At(before.mtime))
-        .doing("set times of directory")?;
+    // The change stands, whatever becomes of the times.
+    if let Err(error) = sys::set_times(dir, SetTime::At(before.atime), SetTime::At(before.mtime)) {
+        tracing::warn!(%error, "a directory shows the time of a copy-up");
+    }
     Ok(result)
 }
 

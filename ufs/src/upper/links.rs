@@ -1,0 +1,183 @@
+//! The other names of a lower file that is copied up.
+//!
+//! They are linked to the copy while it is still in the work directory: when the copy gets the name it was asked for,
+//! the others are there already. A crash before that leaves names on a copy with the same content, which the next
+//! mount shows as a file of its own.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fs::{self, AtFlags};
+
+use super::Upper;
+use super::copy_up::{Depth, keeping_times};
+use crate::attr::{Attr, FileType};
+use crate::error::{Doing, Error, Result};
+use crate::layer::LayerNode;
+use crate::union::inode::{Inode, Link};
+use crate::union::{LowerRef, Union};
+
+/// A name given to a copy: the directory in the upper, and the name.
+pub(super) type Given = (Arc<OwnedFd>, OsString);
+
+/// Takes names back that were given to a copy that did not come to be.
+pub(super) fn undo(given: &[Given]) {
+    for (dir, name) in given {
+        if let Err(error) = fs::unlinkat(&**dir, name, AtFlags::empty()) {
+            tracing::warn!(name = %name.display(), %error, "a hard link of a failed copy stays");
+        }
+    }
+}
+
+impl Union {
+    /// Gives the copy `staged` in the work directory every visible name of the lower file but `asked`.
+    pub(super) fn link_other_names(
+        &self,
+        upper: &Upper,
+        staged: &OsStr,
+        from: &LowerRef,
+        attr: &Attr,
+        asked: &Link,
+        metadata_only: bool,
+    ) -> Result<Vec<Given>> {
+        let mut given = Vec::new();
+        for place in self.layers[from.layer].hard_links(&from.node, attr)? {
+            if place == from.node {
+                continue;
+            }
+            match self.link_name(upper, staged, from.layer, &place, asked, metadata_only) {
+                Ok(made) => given.extend(made),
+                Err(error) => {
+                    undo(&given);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(given)
+    }
+
+    fn link_name(
+        &self,
+        upper: &Upper,
+        staged: &OsStr,
+        layer: usize,
+        place: &LayerNode,
+        asked: &Link,
+        metadata_only: bool,
+    ) -> Result<Option<Given>> {
+        let mut held = Held {
+            union: self,
+            ids: Vec::new(),
+        };
+        let Some((parent, name)) = self.shown_at(layer, place, &mut held)? else {
+            return Ok(None);
+        };
+        if Arc::ptr_eq(&parent, &asked.parent) && name == asked.name {
+            return Ok(None);
+        }
+        self.copy_up(&parent, Depth::Metadata)?;
+        let dir = upper.dir_of(&parent)?;
+        if metadata_only {
+            upper.note_impure(&dir)?;
+        }
+        let linked = keeping_times(&dir, || {
+            fs::linkat(upper.work(), staged, &*dir, name, AtFlags::empty()).doing("link copy")
+        });
+        match linked {
+            Ok(()) => Ok(Some((dir, name.to_os_string()))),
+            // Something else has the name in the upper: then the lower file is not visible there.
+            Err(Error::Exists) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where a place of a layer shows in the merged tree, if it does: under its own path, or in a directory that was
+    /// moved.
+    fn shown_at<'a>(
+        &self,
+        layer: usize,
+        place: &'a LayerNode,
+        held: &mut Held<'_>,
+    ) -> Result<Option<(Arc<Inode>, &'a OsStr)>> {
+        let shown = self.shown_below(&self.root, layer, place, place.path.as_bytes(), held)?;
+        if shown.is_some() {
+            return Ok(shown);
+        }
+        let mut pending = vec![Arc::clone(&self.root)];
+        while let Some(dir) = pending.pop() {
+            for entry in self.entries(&dir)? {
+                if entry.file_type != FileType::Directory {
+                    continue;
+                }
+                // Only what is in the upper can have been moved.
+                let found = self
+                    .resolve(&dir, &entry.name)?
+                    .filter(|found| found.upper.is_some());
+                let Some(found) = found else { continue };
+                let node = self.adopt(&dir, &entry.name, found)?;
+                held.ids.push(node.id);
+                let within = |part: &&LowerRef| part.layer == layer && is_within(place, &part.node);
+                if let Some(part) = node.inode.lowers().iter().find(within) {
+                    let rest = &place.path.as_bytes()[part.node.path.len() + 1..];
+                    let shown = self.shown_below(&node.inode, layer, place, rest, held)?;
+                    if shown.is_some() {
+                        return Ok(shown);
+                    }
+                }
+                pending.push(Arc::clone(&node.inode));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Follows `path` down from `dir`, and tells whether the place shows there.
+    fn shown_below<'a>(
+        &self,
+        dir: &Arc<Inode>,
+        layer: usize,
+        place: &LayerNode,
+        path: &'a [u8],
+        held: &mut Held<'_>,
+    ) -> Result<Option<(Arc<Inode>, &'a OsStr)>> {
+        let mut parent = Arc::clone(dir);
+        let mut names = path.split(|&byte| byte == b'/').map(OsStr::from_bytes).peekable();
+        while let Some(name) = names.next() {
+            let Some(found) = self.resolve(&parent, name)? else {
+                return Ok(None);
+            };
+            if names.peek().is_none() {
+                let same = found
+                    .lowers
+                    .first()
+                    .is_some_and(|top| top.layer == layer && top.node == *place);
+                return Ok((same && found.upper.is_none()).then_some((parent, name)));
+            }
+            let node = self.adopt(&parent, name, found)?;
+            parent = Arc::clone(&node.inode);
+            held.ids.push(node.id);
+        }
+        Ok(None)
+    }
+}
+
+/// Whether a place lies somewhere in a directory of the same layer.
+fn is_within(place: &LayerNode, dir: &LayerNode) -> bool {
+    let rest = place.path.as_bytes().strip_prefix(dir.path.as_bytes());
+    !dir.path.is_empty() && rest.is_some_and(|rest| rest.first() == Some(&b'/'))
+}
+
+/// Nodes that are held as the kernel would hold them, while they are worked on.
+struct Held<'a> {
+    union: &'a Union,
+    ids: Vec<u64>,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        for id in &self.ids {
+            self.union.nodes.forget(*id, 1);
+        }
+    }
+}
