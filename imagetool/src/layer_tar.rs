@@ -59,8 +59,16 @@ pub fn write_changes(
                 .map_err(ImageError::io("write the removal of", shown()))?;
             continue;
         };
-        if change.path.file_name().and_then(whiteout::parse_tar_name).is_some() {
-            tracing::warn!("{}: left out, since the name would delete a file of the layers below", shown());
+        if change
+            .path
+            .file_name()
+            .and_then(whiteout::parse_tar_name)
+            .is_some()
+        {
+            tracing::warn!(
+                "{}: left out, since the name would delete a file of the layers below",
+                shown()
+            );
             continue;
         }
         let Some(mut member) = member(path, node) else {

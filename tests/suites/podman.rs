@@ -292,10 +292,10 @@ fn commits_and_tells_differences(podman: &Podman) {
     );
 }
 
-/// Tests with Shale as the mount program, and those named after `and` with fuse-overlayfs too, so that they test the
+/// Tests with Shale as the mount program, and those named after the semicolon with fuse-overlayfs too, so that they test the
 /// engine's needs and not ourselves.
 macro_rules! podman_tests {
-    ($($name:ident)* and $($with_peer:ident)*) => {
+    ($($name:ident)*; $($with_peer:ident)*) => {
         $(mod $name {
             use super::*;
 
@@ -328,4 +328,4 @@ macro_rules! podman_tests {
 
 // fuse-overlayfs 1.10 now and then shows deleted files in a directory that a build step made anew, so that its builds
 // say nothing about the test.
-podman_tests! { builds_images and runs_containers sees_exit_status commits_and_tells_differences }
+podman_tests! { builds_images; runs_containers sees_exit_status commits_and_tells_differences }

@@ -124,10 +124,6 @@ impl Adapter {
                 FopenFlags::FOPEN_PASSTHROUGH | FopenFlags::FOPEN_NOFLUSH,
                 Some(backing),
             )),
-            Choice::Direct => {
-                self.fs.serve_directly(opened.handle)?;
-                Ok((FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH, None))
-            }
             Choice::Stale | Choice::Register => {
                 self.fs.leave_behind(&node);
                 self.fs.release(opened.handle);

@@ -12,8 +12,8 @@
 //! - A node that is passed through to a *lower* file cannot serve a writer, nor a reader after copy-up: its new
 //!   next open answers [`Choice::Stale`], the kernel looks the name up again and gets a new node, and the old
 //!   descriptors stay on the old content, as with overlayfs. A backing of a reader never serves a writer.
-//! - An open that reaches such a node once more did not come by its name (`/proc/self/fd/N`, a bind-mounted file), so
-//!   that no other node can be found for it: it is served directly, outside the node's mode ([`Choice::Direct`]).
+//!   An open that cannot be by name (`/proc/self/fd/N`, a bind-mounted file) gets the ESTALE: the kernel takes nothing
+//!   but a passthrough to the same backing from a node that has one.
 //! - A lower file with several names is not passed through: the kernel would find the new node under one of them only.
 //! - A node in cached mode stays in it; its old descriptors and mappings see what is written after copy-up.
 //! - Pages cached before a file was written through its backing are old: the next cached open drops them.
@@ -46,8 +46,6 @@ pub struct IoState {
     open: u32,
     /// Pages of the mount's cache may be older than the file.
     cache_is_old: bool,
-    /// An open was told to look for another node.
-    left_behind: bool,
 }
 
 #[derive(Debug, Default)]
@@ -86,8 +84,6 @@ pub enum Choice {
     PassTo(Arc<dyn Backing>),
     /// Register the file as a backing and call [`IoState::passing`], or [`IoState::cached`] if that fails.
     Register,
-    /// Requests come to the server, past the page cache; not counted by [`IoState`].
-    Direct,
     /// Answer ESTALE: this node is bound to the lower file.
     Stale,
 }
@@ -103,11 +99,7 @@ impl IoState {
                 self.open += 1;
                 Choice::PassTo(backing)
             }
-            Mode::Passthrough { .. } if self.left_behind => Choice::Direct,
-            Mode::Passthrough { .. } => {
-                self.left_behind = true;
-                Choice::Stale
-            }
+            Mode::Passthrough { .. } => Choice::Stale,
             Mode::Cached => self.cached(),
             Mode::Idle if wish.can_pass && (wish.write || wish.size_bytes >= PASSTHROUGH_BYTES_MIN) => {
                 Choice::Register
@@ -176,14 +168,6 @@ mod tests {
         assert!(matches!(state.choose(wish(Side::Upper, false)), Choice::Stale));
         let mut state = passing(Side::Lower);
         assert!(matches!(state.choose(wish(Side::Lower, true)), Choice::Stale));
-    }
-
-    #[test]
-    fn an_open_that_comes_back_to_a_node_left_behind_is_served_directly() {
-        let mut state = passing(Side::Lower);
-        assert!(matches!(state.choose(wish(Side::Upper, true)), Choice::Stale));
-        assert!(matches!(state.choose(wish(Side::Upper, true)), Choice::Direct));
-        assert!(state.close().is_some(), "the direct open is not counted");
     }
 
     #[test]

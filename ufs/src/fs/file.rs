@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
@@ -43,8 +43,6 @@ impl Handles {
 pub(crate) struct FileHandle {
     node: Arc<Node>,
     write: bool,
-    /// Counted in the node's I/O mode.
-    counted: AtomicBool,
     /// The descriptor, and the version of the content it belongs to.
     current: Mutex<(u32, Arc<OwnedFd>)>,
 }
@@ -116,7 +114,6 @@ impl Fs {
         let open = FileHandle {
             node: Arc::clone(node),
             write,
-            counted: AtomicBool::new(true),
             current: Mutex::new((version, Arc::clone(&file))),
         };
         self.handles.files.write().insert(handle, Arc::new(open));
@@ -286,19 +283,10 @@ impl Fs {
             .doing("copy range")
     }
 
-    /// Takes a handle out of the count of its node's I/O mode: it is served directly.
-    pub(crate) fn serve_directly(&self, handle: u64) -> Result<()> {
-        self.handles.file(handle)?.counted.store(false, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Closes a file. Answers the node when the handle counts in its I/O mode.
+    /// Closes a file. Answers the node it was opened on.
     pub(crate) fn release(&self, handle: u64) -> Option<Arc<Node>> {
         // The descriptor closes here, with no lock held.
         let handle = self.handles.files.write().remove(&handle)?;
-        handle
-            .counted
-            .load(Ordering::Relaxed)
-            .then(|| Arc::clone(&handle.node))
+        Some(Arc::clone(&handle.node))
     }
 }
