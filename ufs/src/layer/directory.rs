@@ -7,9 +7,10 @@
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
@@ -27,6 +28,46 @@ use crate::sys::{self, XattrOf};
 /// Directories of one layer kept open, so that a name costs one system call and not a walk.
 const OPEN_DIRECTORIES_MAX: usize = 256;
 
+/// So many missing names are looked for as `.wh.` names one by one; then the directory is listed once, and most have
+/// none.
+const MISSES_BEFORE_LISTING: u32 = 8;
+
+/// A directory of a layer, open, and what is known of it.
+struct OpenDir {
+    fd: OwnedFd,
+    misses: AtomicU32,
+    holds_markers: OnceLock<bool>,
+}
+
+impl OpenDir {
+    fn new(fd: OwnedFd) -> Self {
+        Self {
+            fd,
+            misses: AtomicU32::new(0),
+            holds_markers: OnceLock::new(),
+        }
+    }
+
+    /// Whether any entry is a marker of the tar's form.
+    fn holds_markers(&self) -> Result<bool> {
+        if let Some(known) = self.holds_markers.get() {
+            return Ok(*known);
+        }
+        let open = sys::open_at(&self.fd, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY);
+        let entries = sys::list(open.doing("open directory of layer")?).doing("list directory of layer")?;
+        let found = entries
+            .iter()
+            .any(|entry| whiteout::parse_tar_name(&entry.name).is_some());
+        Ok(*self.holds_markers.get_or_init(|| found))
+    }
+}
+
+impl AsFd for OpenDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// How a directory is to be read.
 #[derive(Debug, Clone, Copy)]
 pub struct DirectoryKind {
@@ -43,14 +84,14 @@ pub struct DirectoryKind {
 /// An unpacked directory as a layer.
 pub struct DirectoryLayer {
     path: PathBuf,
-    root: Arc<OwnedFd>,
+    root: Arc<OpenDir>,
     root_attr: Attr,
     space: MarkSpace,
     /// Whether anything lies below: the bottom layer's whiteouts hide nothing, so they are not looked for.
     bottom: bool,
     /// Whether `.wh.` names are markers, as in layers of old rootless tools, or names like any other.
     tar_names: bool,
-    open_dirs: Mutex<LruCache<Arc<OsStr>, Arc<OwnedFd>>>,
+    open_dirs: Mutex<LruCache<Arc<OsStr>, Arc<OpenDir>>>,
     links: OnceLock<LinkTable>,
 }
 
@@ -75,7 +116,7 @@ impl DirectoryLayer {
         let capacity = NonZeroUsize::new(open_dirs).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             path: path.to_path_buf(),
-            root: Arc::new(root),
+            root: Arc::new(OpenDir::new(root)),
             root_attr,
             space: kind.space,
             bottom: kind.bottom,
@@ -86,7 +127,7 @@ impl DirectoryLayer {
     }
 
     /// An `O_PATH` descriptor of a directory.
-    fn dir(&self, path: &OsStr) -> Result<Arc<OwnedFd>> {
+    fn dir(&self, path: &OsStr) -> Result<Arc<OpenDir>> {
         if path.is_empty() {
             return Ok(Arc::clone(&self.root));
         }
@@ -94,13 +135,14 @@ impl DirectoryLayer {
             return Ok(Arc::clone(dir));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let dir = Arc::new(sys::open_beneath(&self.root, path, flags).doing("open directory of layer")?);
+        let fd = sys::open_beneath(&*self.root, path, flags).doing("open directory of layer")?;
+        let dir = Arc::new(OpenDir::new(fd));
         self.open_dirs.lock().put(Arc::from(path), Arc::clone(&dir));
         Ok(dir)
     }
 
     /// The directory that holds `node`, and its name there. The root has none.
-    fn place<'a>(&self, node: &'a LayerNode) -> Result<Option<(Arc<OwnedFd>, &'a OsStr)>> {
+    fn place<'a>(&self, node: &'a LayerNode) -> Result<Option<(Arc<OpenDir>, &'a OsStr)>> {
         if node.path.is_empty() {
             return Ok(None);
         }
@@ -121,7 +163,7 @@ impl DirectoryLayer {
     }
 
     /// Whether an empty regular file is a whiteout by mark.
-    fn is_marked_whiteout(&self, dir: &OwnedFd, name: &OsStr, attr: &Attr) -> Result<bool> {
+    fn is_marked_whiteout(&self, dir: &OpenDir, name: &OsStr, attr: &Attr) -> Result<bool> {
         if self.bottom || attr.file_type() != FileType::Regular || attr.size_bytes != 0 {
             return Ok(false);
         }
@@ -131,8 +173,11 @@ impl DirectoryLayer {
             .is_some())
     }
 
-    fn has_tar_whiteout(&self, dir: &OwnedFd, name: &OsStr) -> Result<bool> {
+    fn has_tar_whiteout(&self, dir: &OpenDir, name: &OsStr) -> Result<bool> {
         if !self.tar_names || name.len() + whiteout::PREFIX.len() > 255 {
+            return Ok(false);
+        }
+        if dir.misses.fetch_add(1, Ordering::Relaxed) >= MISSES_BEFORE_LISTING && !dir.holds_markers()? {
             return Ok(false);
         }
         match sys::stat_at(dir, &whiteout::tar_name(name)) {
@@ -336,7 +381,7 @@ impl DirectoryLayer {
     }
 
     /// The type of an entry that the listing left open; `None` for a whiteout.
-    fn true_type(&self, dir: &OwnedFd, name: &OsStr) -> Result<Option<FileType>> {
+    fn true_type(&self, dir: &OpenDir, name: &OsStr) -> Result<Option<FileType>> {
         let attr = match sys::stat_at(dir, name) {
             Ok(attr) => attr,
             Err(error) => return Err(error).doing("read attributes in layer"),
