@@ -12,6 +12,7 @@
 //! sys         system calls
 //! ```
 
+pub mod acl;
 pub mod attr;
 pub mod diff;
 pub mod error;

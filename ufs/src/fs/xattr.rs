@@ -7,6 +7,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::Fs;
+use crate::acl;
 use crate::attr::FileType;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
@@ -20,9 +21,15 @@ impl Fs {
     pub fn xattr(&self, node: u64, name: &OsStr) -> Result<Vec<u8>> {
         let node = self.union.nodes.get(node)?;
         let stored = self.union.space.to_stored(name)?;
-        self.union
+        let value = self
+            .union
             .stored_xattr(&node.inode, &stored)?
-            .ok_or(Error::NoAttribute)
+            .ok_or(Error::NoAttribute)?;
+        Ok(if acl::is_acl(name) {
+            acl::to_shown(value, &self.ids)
+        } else {
+            value
+        })
     }
 
     /// The names of all attributes that programs may see.
@@ -47,6 +54,13 @@ impl Fs {
         let inode = &node.inode;
         let stored = self.union.space.to_stored(name)?;
         let upper = self.union.writable()?;
+        let mapped = if acl::is_acl(name) {
+            let mapped = acl::to_stored(value, &self.ids);
+            Some(mapped.ok_or(Error::Invalid("an id in the access control list is not mapped"))?)
+        } else {
+            None
+        };
+        let value = mapped.as_deref().unwrap_or(value);
         self.union.copy_up(inode, Depth::Metadata)?;
         let named = if inode.is_dir() {
             upper.dir_of(inode)?
