@@ -24,4 +24,5 @@ pub mod foreground;
 pub mod handshake;
 pub mod init;
 pub mod parent;
+mod relay;
 pub mod stage;

@@ -19,6 +19,12 @@ use nix::errno::Errno;
 /// Standard input: the standard library opens the first three descriptors at the start, and nothing closes them.
 // SAFETY: see above.
 pub const STDIN: BorrowedFd<'static> = unsafe { BorrowedFd::borrow_raw(0) };
+/// Standard output.
+// SAFETY: as for standard input.
+pub const STDOUT: BorrowedFd<'static> = unsafe { BorrowedFd::borrow_raw(1) };
+/// Standard error.
+// SAFETY: as for standard input.
+pub const STDERR: BorrowedFd<'static> = unsafe { BorrowedFd::borrow_raw(2) };
 
 /// Turns the return value of `syscall(2)` into a descriptor.
 fn owned_fd(value: libc::c_long) -> nix::Result<OwnedFd> {

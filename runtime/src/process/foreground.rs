@@ -1,8 +1,7 @@
 //! The runtime while it waits for a process in the foreground: passes signals on, serves the terminal, collects
 //! what has ended, and says how the process ended.
 
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,9 +11,9 @@ use nix::sys::termios::{self, SetArg, Termios};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::relay::{Outside, Relay};
 use crate::error::{Context, Result};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
-use crate::sys::terminal;
 
 /// Signals that come as readable events. Must exist before the process does, so that none is lost.
 #[derive(Debug)]
@@ -79,8 +78,11 @@ pub fn wait(pid: Pid, signals: &Signals, master: Option<OwnedFd>) -> Result<i32>
         };
         let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
         drop(fds);
-        if let Some(relay) = relay.as_mut().filter(|_| ready[1..].contains(&true)) {
-            relay.move_bytes();
+        if let Some(busy) = relay.as_mut().filter(|_| ready[1..].contains(&true))
+            && busy.move_bytes() == Outside::Gone
+        {
+            // Closing the master hangs the terminal up, as when a terminal's window is closed.
+            relay = None;
         }
         while let Some(info) = signals.0.read_signal().context(|| "read a signal")? {
             match Signal::try_from(info.ssi_signo as i32) {
@@ -115,111 +117,3 @@ fn collect(pid: Pid) -> Result<Option<i32>> {
         }
     }
 }
-
-/// Between the outer terminal and the container's. Nothing here may block: one direction must not stop the other.
-struct Relay {
-    master: std::fs::File,
-    /// Typed, and not yet taken by the container.
-    pending: Vec<u8>,
-    input_open: bool,
-    output_open: bool,
-}
-
-impl Relay {
-    fn new(master: OwnedFd) -> Result<Self> {
-        nix::fcntl::fcntl(
-            &master,
-            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
-        )
-        .context(|| "prepare the terminal")?;
-        let relay = Self {
-            master: master.into(),
-            pending: Vec::new(),
-            input_open: true,
-            output_open: true,
-        };
-        relay.resize();
-        Ok(relay)
-    }
-
-    fn resize(&self) {
-        // Without a terminal outside there is no size to pass on.
-        if let Ok(size) = terminal::window_size(std::io::stdin().as_fd()) {
-            let _ = terminal::set_window_size(self.master.as_fd(), size);
-        }
-    }
-
-    fn interests<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
-        let mut events = PollFlags::empty();
-        events.set(PollFlags::POLLIN, self.output_open);
-        events.set(PollFlags::POLLOUT, !self.pending.is_empty());
-        if self.output_open {
-            fds.push(PollFd::new(self.master.as_fd(), events));
-        }
-        if self.input_open && self.pending.is_empty() {
-            fds.push(PollFd::new(STDIN, PollFlags::POLLIN));
-        }
-    }
-
-    fn move_bytes(&mut self) {
-        self.read_input();
-        self.write_pending();
-        self.copy_output();
-    }
-
-    fn read_input(&mut self) {
-        let mut ready = [PollFd::new(STDIN, PollFlags::POLLIN)];
-        if !self.input_open || !self.pending.is_empty() || poll(&mut ready, PollTimeout::ZERO) != Ok(1) {
-            return;
-        }
-        let mut buffer = [0; 4096];
-        match nix::unistd::read(STDIN, &mut buffer) {
-            Ok(0) => {
-                self.input_open = false;
-                // What ends input on a terminal is a character.
-                self.pending.push(4);
-            }
-            Ok(length) => self.pending.extend(&buffer[..length]),
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(_) => self.input_open = false,
-        }
-    }
-
-    fn write_pending(&mut self) {
-        while !self.pending.is_empty() {
-            match self.master.write(&self.pending) {
-                Ok(length) => drop(self.pending.drain(..length)),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(_) => self.pending.clear(),
-            }
-        }
-    }
-
-    fn copy_output(&mut self) {
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            match self.master.read(&mut buffer) {
-                Ok(0) => return self.output_open = false,
-                Ok(length) => {
-                    let mut output = std::io::stdout();
-                    // Nobody reads any more: the container hears of it when it ends, not here.
-                    let _ = output.write_all(&buffer[..length]).and_then(|()| output.flush());
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                // EIO: the other end was closed for the last time.
-                Err(_) => return self.output_open = false,
-            }
-        }
-    }
-
-    /// What the container wrote just before it ended.
-    fn drain(&mut self) {
-        if self.output_open {
-            self.copy_output();
-        }
-    }
-}
-
-/// Standard input, not through the standard library's buffer.
-const STDIN: BorrowedFd<'static> = crate::sys::STDIN;
