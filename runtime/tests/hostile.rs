@@ -156,6 +156,26 @@ fn links_on_the_way_to_a_target_stay_inside() {
 }
 
 #[test]
+fn a_file_is_not_mounted_on_a_directory() {
+    if !ready() {
+        return;
+    }
+    let outside = Outside::new();
+    for (source, destination) in [
+        (outside.path().join("file"), "/space"),
+        (outside.path().to_owned(), "/etc/passwd"),
+    ] {
+        let mut bundle = Bundle::new(OURS, &["true"]);
+        let mount =
+            json!({"destination": destination, "type": "bind", "source": source, "options": ["bind"]});
+        bundle.config["mounts"].as_array_mut().unwrap().push(mount);
+        let output = bundle.run();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(errors.contains("mount a directory onto a file"), "{errors}");
+    }
+}
+
+#[test]
 fn a_loop_of_links_is_an_error() {
     if !ready() {
         return;

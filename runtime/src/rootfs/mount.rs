@@ -70,6 +70,11 @@ impl Rootfs {
             _ => Missing::File,
         };
         let target = self.target(&step.destination, missing)?;
+        if (file_type(&target)? == SFlag::S_IFDIR) != (missing == Missing::Directory) {
+            return Err(Error::invalid(
+                "not a directory: are you trying to mount a directory onto a file (or the other way round)?",
+            ));
+        }
         self.check_proc(step, &target, Some(tree.as_fd()))?;
         set_bind_attr(tree.as_fd(), step.attr)?;
         sys::attach(tree.as_fd(), target.as_fd()).context(|| "attach the mount")?;
