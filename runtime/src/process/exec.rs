@@ -98,6 +98,7 @@ fn serve(container: &Container, channel: &Channel, born: &mut Pid) -> Result<Exe
         Message::Init(pid) => {
             let _ = waitpid(*born, None);
             *born = Pid::from_raw(pid);
+            channel.send(&Message::Go)?;
         }
         other => return Err(unexpected(&other)),
     }
@@ -191,7 +192,8 @@ fn enter(plan: &ProcessPlan, target: &Target, channel: &Channel) -> Result<()> {
         namespace::become_root()?;
     }
     match sys::clone_process(CloneFlags::CLONE_PARENT).context(|| "fork in the namespaces")? {
-        Cloned::Child => Ok(()),
+        // Both talk to the runtime from here on: this one waits until the other was heard, or Ready might come first.
+        Cloned::Child => channel.expect_go(),
         Cloned::Parent(pid) => {
             channel.send(&Message::Init(pid.as_raw()))?;
             sys::exit_now(0)
