@@ -82,22 +82,34 @@ impl Place {
 }
 
 impl Cgroup {
-    /// Makes the container's directories, and limits them.
-    pub fn create(linux: &Linux, id: &str, systemd: bool) -> Result<Self> {
+    /// Makes the container's directories, and limits them. `note` hears of them all before the first is made.
+    pub fn create(
+        linux: &Linux,
+        id: &str,
+        systemd: bool,
+        note: impl FnOnce(&Self) -> Result<()>,
+    ) -> Result<Self> {
         let resources = linux.resources.clone().unwrap_or_default();
         let path = match linux.cgroups_path.as_deref().filter(|path| !path.is_empty()) {
             Some(path) if systemd => systemd_path(path)?,
             Some(path) => PathBuf::from(path),
             None => PathBuf::from(id),
         };
+        let hierarchies = Hierarchies::detect()?;
+        let place = |tree: &Tree| {
+            Ok(Place {
+                controllers: tree.controllers().to_vec(),
+                path: tree.directory(&path)?,
+            })
+        };
+        let places: Vec<Place> = hierarchies.trees().iter().map(place).collect::<Result<_>>()?;
+        note(&Self {
+            places: places.clone(),
+        })?;
         let mut cgroup = Self::default();
-        for tree in Hierarchies::detect()?.trees() {
-            let directory = tree.directory(&path)?;
-            match tree.make(&directory) {
-                Ok(()) => cgroup.places.push(Place {
-                    controllers: tree.controllers().to_vec(),
-                    path: directory,
-                }),
+        for (tree, place) in hierarchies.trees().iter().zip(places) {
+            match tree.make(&place.path) {
+                Ok(()) => cgroup.places.push(place),
                 Err(error) if error.is_denied() && !needed(tree, &resources) => {
                     tracing::debug!("no cgroup in {}: {error}", tree.mount_point().display());
                 }

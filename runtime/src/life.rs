@@ -10,7 +10,7 @@ use crate::hooks;
 use crate::plan::HookMoment;
 use crate::process::handshake::Channel;
 use crate::process::parent::wait_for_exec;
-use crate::state::{Container, Status};
+use crate::state::{Container, Status, Unfinished};
 use crate::sys::process::pidfd_send_signal;
 
 /// How long the kernel may take to end a process that was killed.
@@ -117,6 +117,26 @@ pub fn delete_forced(container: &Container) -> Result<()> {
         wait_for_end(&pidfd)?;
     }
     remove(container)
+}
+
+/// Ends a creation that goes on, and removes what it or an interrupted one has made.
+pub fn delete_unfinished(unfinished: &Unfinished) -> Result<()> {
+    if let Some(creator) = unfinished.creator()? {
+        match pidfd_send_signal(creator.as_fd(), libc::SIGKILL) {
+            Ok(()) => wait_for_end(&creator)?,
+            Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(errno).context(|| "end the runtime that creates the container"),
+        }
+    }
+    let cgroup = unfinished.cgroup();
+    if cgroup.exists() && !cgroup.kill() {
+        for pid in cgroup.processes()? {
+            // One that has ended meanwhile needs no signal.
+            let _ = crate::sys::process::pidfd_open(pid)
+                .and_then(|pidfd| pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL));
+        }
+    }
+    cgroup.remove().and(unfinished.reserved.remove())
 }
 
 fn wait_for_end(pidfd: &OwnedFd) -> Result<()> {

@@ -1,16 +1,17 @@
 //! What is remembered of a container between two commands, and the life cycle.
 //!
 //! ```text
-//!   ROOT/<id>/state.json    written once it is created, replaced by rename
-//!   ROOT/<id>/start.sock    init waits here for `start`; gone once started
+//!   ROOT/<id>/unfinished.json   who creates it, and its cgroups: written before anything is made
+//!   ROOT/<id>/state.json        written once it is created, replaced by rename
+//!   ROOT/<id>/start.sock        init waits here for `start`; gone once started
 //!
 //!   creating ──▶ created ──start──▶ running ◀─pause/resume─▶ paused
 //!                   └──────────────────┴──── process gone ──▶ stopped ──delete──▶ (no directory)
 //! ```
 //!
 //! The status is never stored: it follows from the process (its pid *and* start time, since pids are reused), the
-//! socket and the freezer. A directory without `state.json` is a container whose creation was interrupted;
-//! `delete --force` removes it.
+//! socket and the freezer. A directory without `state.json` is a container whose creation goes on or was interrupted;
+//! `delete --force` ends it and removes what was made.
 
 use std::fmt;
 use std::fs::File;
@@ -28,6 +29,7 @@ use crate::hooks::HookState;
 use crate::spec::{OCI_VERSION, Spec};
 
 const STATE_FILE: &str = "state.json";
+const UNFINISHED_FILE: &str = "unfinished.json";
 const START_SOCKET: &str = "start.sock";
 
 /// The name of a container: letters, digits and `_+-.`, not beginning with what would make it another path.
@@ -183,18 +185,57 @@ impl Store {
         Ok(containers)
     }
 
-    /// Removes what an interrupted creation left. Whether there was anything.
-    pub fn remove_unfinished(&self, id: &ContainerId) -> Result<bool> {
+    /// A creation that has not come to its end, if there is one.
+    pub fn load_unfinished(&self, id: &ContainerId) -> Result<Option<Unfinished>> {
         let directory = self.root.join(&id.0);
-        if directory.join(STATE_FILE).exists() {
-            return Ok(false);
+        if !directory.exists() || directory.join(STATE_FILE).exists() {
+            return Ok(None);
         }
-        match std::fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            result => result
-                .context(|| format!("remove {}", directory.display()))
-                .map(|()| true),
+        let path = directory.join(UNFINISHED_FILE);
+        let creation = match std::fs::read(&path) {
+            // Nothing but the directory was made.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            result => {
+                let text = result.context(|| format!("read {}", path.display()))?;
+                Some(serde_json::from_slice(&text).context(|| format!("read {}", path.display()))?)
+            }
+        };
+        Ok(Some(Unfinished {
+            reserved: Reserved { directory },
+            creation,
+        }))
+    }
+}
+
+/// A container whose creation goes on, or was interrupted.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// Its directory.
+    pub reserved: Reserved,
+    creation: Option<Creation>,
+}
+
+/// What must be known to undo a creation.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Creation {
+    pid: i32,
+    pid_start_ticks: u64,
+    cgroup: Cgroup,
+}
+
+impl Unfinished {
+    /// The runtime that works on it, if it still does.
+    pub fn creator(&self) -> Result<Option<std::os::fd::OwnedFd>> {
+        match &self.creation {
+            Some(creation) => open_process(creation.pid, creation.pid_start_ticks),
+            None => Ok(None),
         }
+    }
+
+    /// Its cgroups, made or not.
+    pub fn cgroup(&self) -> Cgroup {
+        let creation = self.creation.as_ref();
+        creation.map_or_else(Cgroup::default, |creation| creation.cgroup.clone())
     }
 }
 
@@ -209,6 +250,20 @@ impl Reserved {
     pub fn listen(&self) -> Result<std::os::unix::net::UnixListener> {
         let (_directory, path) = short_path(&self.directory, START_SOCKET)?;
         std::os::unix::net::UnixListener::bind(path).context(|| "make the socket for start")
+    }
+
+    /// Remembers what is about to be made, and by whom.
+    pub fn note_unfinished(&self, cgroup: &Cgroup) -> Result<()> {
+        let own = nix::unistd::getpid();
+        let creation = Creation {
+            pid: own.as_raw(),
+            pid_start_ticks: process_start_ticks(own).unwrap_or(0),
+            cgroup: cgroup.clone(),
+        };
+        write_whole(
+            &self.directory.join(UNFINISHED_FILE),
+            &serde_json::to_vec(&creation)?,
+        )
     }
 
     /// Remembers the container.
@@ -248,12 +303,7 @@ impl Container {
 
     /// A descriptor for the process of the container, sure to be that and no later one; `None` when it is gone.
     pub fn pidfd(&self) -> Result<Option<std::os::fd::OwnedFd>> {
-        let pidfd = match crate::sys::process::pidfd_open(self.pid()) {
-            Err(nix::errno::Errno::ESRCH) => return Ok(None),
-            result => result.context(|| format!("open the process {}", self.pid()))?,
-        };
-        let same = process_start_ticks(self.pid()) == Some(self.state.pid_start_ticks);
-        Ok(same.then_some(pidfd))
+        open_process(self.state.pid, self.state.pid_start_ticks)
     }
 
     /// Knocks at init; the stream tells how it went.
@@ -337,6 +387,18 @@ fn remove_directory(directory: &Path) -> Result<()> {
     }
 }
 
+/// Opens exactly the process that started then; `None` when it is gone.
+fn open_process(pid: i32, start_ticks: u64) -> Result<Option<std::os::fd::OwnedFd>> {
+    let pid = Pid::from_raw(pid);
+    let pidfd = match crate::sys::process::pidfd_open(pid) {
+        Err(nix::errno::Errno::ESRCH) => return Ok(None),
+        result => result.context(|| format!("open the process {pid}"))?,
+    };
+    // Asked once it is open: the number cannot go to another one any more.
+    let same = process_start_ticks(pid) == Some(start_ticks);
+    Ok(same.then_some(pidfd))
+}
+
 /// Field 22 of `/proc/<pid>/stat`; `None` when there is no such process, or only its remains.
 pub fn process_start_ticks(pid: Pid) -> Option<u64> {
     if pid.as_raw() <= 0 {
@@ -403,8 +465,21 @@ mod tests {
                 .to_string()
                 .contains("does not exist")
         );
-        assert!(store.remove_unfinished(&id).unwrap());
+        assert!(
+            store
+                .load_unfinished(&id)
+                .unwrap()
+                .is_some_and(|unfinished| unfinished.creator().unwrap().is_none())
+        );
+        reserved.note_unfinished(&Cgroup::default()).unwrap();
+        assert!(
+            store
+                .load_unfinished(&id)
+                .unwrap()
+                .is_some_and(|unfinished| unfinished.creator().unwrap().is_some())
+        );
         reserved.remove().unwrap();
+        assert!(store.load_unfinished(&id).unwrap().is_none());
         assert!(store.list().unwrap().is_empty());
     }
 }

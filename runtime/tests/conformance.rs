@@ -379,6 +379,83 @@ fn exec_runs_beside_the_command() {
     });
 }
 
+/// The processes that enter a container talk to the runtime over one socket: in order, on however busy a machine.
+#[test]
+fn exec_works_every_time() {
+    if !ready() {
+        return;
+    }
+    let bundle = Bundle::new(OURS, &["sleep", "100"]);
+    let id = &bundle.id();
+    bundle.ok(&["run", "--detach", id]);
+    let calls = || {
+        for _ in 0..60 {
+            let output = bundle.command(&["exec", id, "true"]).output().unwrap();
+            assert!(output.status.success(), "{}", describe(&output));
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..6).for_each(|_| drop(scope.spawn(calls)));
+    });
+}
+
+/// A runtime that is killed while it creates leaves what `delete --force` can undo: processes and cgroups, too.
+#[test]
+fn what_a_killed_creation_made_can_be_deleted() {
+    if !ready() {
+        return;
+    }
+    let mut bundle = Bundle::new(OURS, &["sleep", "100"]);
+    bundle.config["hooks"] =
+        json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID"]}]});
+    let id = &bundle.id();
+    let output = bundle.call(&["create", id]);
+    assert!(!output.status.success(), "{}", describe(&output));
+    assert!(!bundle.call(&["state", id]).status.success());
+    assert!(
+        !cgroups_named(id).is_empty() || !root_may_make_cgroups(),
+        "the test is of no use"
+    );
+    bundle.ok(&["delete", "--force", id]);
+    assert!(cgroups_named(id).is_empty(), "left: {:?}", cgroups_named(id));
+    assert!(!bundle.path().join("state").join(id).exists());
+    // And one that still goes on is ended.
+    bundle.config["hooks"] =
+        json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", "sleep 100"]}]});
+    let mut creator = bundle.command(&["create", id]).spawn().unwrap();
+    let unfinished = bundle.path().join("state").join(id).join("unfinished.json");
+    while !unfinished.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    bundle.ok(&["delete", "--force", id]);
+    assert!(!creator.wait().unwrap().success());
+    assert!(cgroups_named(id).is_empty(), "left: {:?}", cgroups_named(id));
+}
+
+/// The container's directories in all hierarchies.
+fn cgroups_named(id: &str) -> Vec<std::path::PathBuf> {
+    fn walk(directory: &std::path::Path, id: &str, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name() == id {
+                    found.push(entry.path());
+                }
+                walk(&entry.path(), id, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(std::path::Path::new("/sys/fs/cgroup"), id, &mut found);
+    found
+}
+
+/// Whether a container here gets cgroups at all.
+fn root_may_make_cgroups() -> bool {
+    let bundle = Bundle::new(OURS, &["sleep", "100"]);
+    bundle.ok(&["run", "--detach", &bundle.id()]);
+    !cgroups_named(&bundle.id()).is_empty()
+}
+
 #[test]
 fn pause_resume_update_and_statistics() {
     each(|runtime| {

@@ -22,7 +22,10 @@ impl Delete {
         let container = match store.load(&self.id) {
             Err(error) => {
                 return if self.force {
-                    store.remove_unfinished(&self.id).map(|_| 0)
+                    let unfinished = store.load_unfinished(&self.id)?;
+                    unfinished.as_ref().map_or(Ok(0), |unfinished| {
+                        life::delete_unfinished(unfinished).map(|()| 0)
+                    })
                 } else {
                     Err(error)
                 };

@@ -116,8 +116,11 @@ impl Making {
         console: Console,
         seccomp_agent: Option<OwnedFd>,
     ) -> Result<Created> {
-        self.cgroup = Cgroup::create(&state.spec.linux, &options.id.to_string(), options.systemd_cgroup)
-            .context(|| "make the cgroup")?;
+        let linux = &state.spec.linux;
+        self.cgroup = Cgroup::create(linux, &options.id.to_string(), options.systemd_cgroup, |cgroup| {
+            self.reserved.note_unfinished(cgroup)
+        })
+        .context(|| "make the cgroup")?;
         state.cgroup = self.cgroup.clone();
         let (channel, theirs) = Channel::pair()?;
         let birth = Birth {
