@@ -25,7 +25,7 @@ mod remove;
 mod schema;
 mod staging;
 
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -39,6 +39,9 @@ pub use self::remove::{Removal, RemoveOptions};
 pub use self::staging::{BlobWriter, StagedBlob, StagedLayer, Staging};
 use crate::digest::Digest;
 use crate::error::StoreError;
+
+/// What everything in a store has at most: layers hold set-user-id programs of any age, rows hold environments.
+const PRIVATE: u32 = 0o700;
 
 /// An open store. Cheap to open; several processes may have the same one open.
 pub struct Store {
@@ -84,16 +87,12 @@ impl Store {
     /// Opens the store at `root`; creates it when it is not there, migrates it when it is older, and deletes what a
     /// killed command left behind.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        // layers hold set-user-id programs of any age: nobody else may reach them
         let private = std::fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o700)
+            .mode(PRIVATE)
             .create(root);
         private.map_err(StoreError::io("create", root))?;
-        for folder in ["blobs/sha256", "layers", "containers", "tmp"] {
-            let path = root.join(folder);
-            std::fs::create_dir_all(&path).map_err(StoreError::io("create", &path))?;
-        }
+        make_folders(root)?;
         let database = schema::open(root)?;
         let store = Self {
             root: root.to_owned(),
@@ -156,5 +155,62 @@ impl Store {
         self.database
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The folders, for their owner alone: a root that was there before may be open to all.
+fn make_folders(root: &Path) -> Result<(), StoreError> {
+    for folder in ["blobs", "layers", "containers", "tmp"] {
+        let path = root.join(folder);
+        match std::fs::DirBuilder::new().mode(PRIVATE).create(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => close(&path)?,
+            made => made.map_err(StoreError::io("create", &path))?,
+        }
+    }
+    let algorithm = root.join("blobs/sha256");
+    std::fs::create_dir_all(&algorithm).map_err(StoreError::io("create", &algorithm))?;
+    // SQLite gives the files beside its database the database's own mode.
+    let database = root.join("shale.db");
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(PRIVATE & 0o666)
+        .open(&database)
+        .map_err(StoreError::io("create", &database))?;
+    close(&database)
+}
+
+/// Takes away what a store of an earlier version gave to others.
+fn close(path: &Path) -> Result<(), StoreError> {
+    let mode = std::fs::metadata(path)
+        .map_err(StoreError::io("look at", path))?
+        .permissions()
+        .mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let private = std::fs::Permissions::from_mode(mode & PRIVATE);
+    std::fs::set_permissions(path, private).map_err(StoreError::io("chmod", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_gets_in_whatever_the_root_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("store");
+        let mode = |name: &str| std::fs::metadata(root.join(name)).unwrap().permissions().mode() & 0o777;
+        std::fs::create_dir(&root).unwrap();
+        std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::create_dir(root.join("layers")).unwrap();
+        std::fs::set_permissions(root.join("layers"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        drop(Store::open(&root).unwrap());
+        for name in ["blobs", "layers", "containers", "tmp"] {
+            assert_eq!(mode(name), 0o700, "{name}");
+        }
+        assert_eq!(mode("shale.db"), 0o600);
+        assert_eq!(mode(""), 0o755, "the root is its owner's business");
     }
 }
