@@ -2,12 +2,19 @@
 //!
 //! `processes.json` in a container's directory names the server and the command. It is not synced: it describes this
 //! boot only, and the boot's id is in it.
+//!
+//! `in-use` is locked by the supervisor, and by the runtime that inherits it, from before the runtime is started until
+//! both have ended. So a supervisor that is killed at any moment leaves no command that nobody knows of: while the
+//! lock is held, a command runs or is about to.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+/// Locked while a command runs in the container, or is about to.
+const IN_USE_FILE: &str = "in-use";
 
 /// A process: its id alone may belong to another one tomorrow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +81,57 @@ impl Processes {
     }
 }
 
+/// The lock on a container that a command runs in. Given back when every process that has it open has ended.
+#[derive(Debug)]
+pub(super) struct InUse(File);
+
+impl InUse {
+    /// Locks the container of this directory.
+    pub(super) fn lock(directory: &Path) -> io::Result<Self> {
+        let file = File::create(directory.join(IN_USE_FILE))?;
+        file.lock()?;
+        Ok(Self(file))
+    }
+
+    /// Whether somebody has it locked.
+    pub(super) fn is_held(directory: &Path) -> bool {
+        // Shared, so that two who ask at once do not take each other for the container's.
+        File::open(directory.join(IN_USE_FILE))
+            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    /// Whether programs that are started from now on inherit it.
+    pub(super) fn inherit(&self, inherit: bool) -> io::Result<()> {
+        use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+        let flags = match inherit {
+            true => FdFlag::empty(),
+            false => FdFlag::FD_CLOEXEC,
+        };
+        fcntl(&self.0, FcntlArg::F_SETFD(flags))?;
+        Ok(())
+    }
+}
+
+/// The command of a container, also when its supervisor was killed before it could note it. `Err` while a runtime is
+/// about to start one.
+pub(super) fn living_command(directory: &Path) -> Result<Option<ProcessIdentity>, Starting> {
+    let noted = Processes::load(directory).command;
+    if let Some(command) = noted.filter(ProcessIdentity::is_alive) {
+        return Ok(Some(command));
+    }
+    if !InUse::is_held(directory) {
+        return Ok(None);
+    }
+    // The runtime lives, so that the number it wrote is its child's still.
+    super::supervise::command_process(directory)
+        .map(Some)
+        .ok_or(Starting)
+}
+
+/// A runtime works on a container whose command is not there yet, or not any more.
+#[derive(Debug)]
+pub(super) struct Starting;
+
 fn start_ticks(pid: i32) -> Option<u64> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
@@ -136,6 +194,28 @@ mod tests {
             }
             .is_alive()
         );
+    }
+
+    #[test]
+    fn a_started_program_keeps_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!InUse::is_held(folder.path()));
+        let lock = InUse::lock(folder.path()).unwrap();
+        lock.inherit(true).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        drop(lock);
+        assert!(InUse::is_held(folder.path()));
+        assert!(living_command(folder.path()).is_err(), "it is about to start");
+        fs::write(folder.path().join("pid"), child.id().to_string()).unwrap();
+        let command = living_command(folder.path()).unwrap().unwrap();
+        assert_eq!(u32::try_from(command.pid), Ok(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Another test that forks at the wrong moment has it for an instant.
+        while InUse::is_held(folder.path()) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert!(living_command(folder.path()).unwrap().is_none());
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Finishing the work of supervisors that were killed.
 //!
 //! A container whose supervisor lives is its supervisor's. Of the others: a command that still runs goes on and
-//! counts as running; otherwise the server of its root is ended (its mount goes with its namespace), the runtime
+//! counts as running, though its supervisor may not have come to write that down; one that a runtime is about to
+//! start is waited for; otherwise the server of its root is ended (its mount goes with its namespace), the runtime
 //! forgets it, and the row says `exited` with status 255, Docker's answer when nobody saw the end, or the container
 //! is removed when it was started with `--rm`.
 
 use nix::sys::signal::Signal;
 
-use super::process::Processes;
+use super::process::{ProcessIdentity, Processes, Starting, living_command};
 use super::runtime::Runtime;
 use super::{ContainerConfig, now_s};
 use crate::error::StoreError;
@@ -38,14 +39,12 @@ pub fn reconcile(store: &Store) -> Result<(), StoreError> {
 fn finish(store: &Store, mut record: ContainerRecord, mut config: ContainerConfig) -> Result<(), StoreError> {
     let directory = store.container_dir(&record.id);
     let processes = Processes::load(&directory);
-    if processes
-        .command
-        .as_ref()
-        .is_some_and(super::ProcessIdentity::is_alive)
-    {
-        return Ok(());
+    match living_command(&directory) {
+        Ok(Some(command)) => return adopt(store, record, &command),
+        Err(Starting) => return Ok(()),
+        Ok(None) => {}
     }
-    // Killed between the start of the command and the note of it: the runtime knows, and kills it.
+    // What the runtime has made goes with it.
     Runtime::at(config.runtime.clone(), &config.run_dir).delete(record.id.as_str());
     end_server(&processes, &directory.join("merged"));
     if config.auto_remove {
@@ -59,6 +58,25 @@ fn finish(store: &Store, mut record: ContainerRecord, mut config: ContainerConfi
     }
     config.supervisor = None;
     record.config_json = config.to_json();
+    store.containers().update(&record)
+}
+
+/// Writes down that a command runs, when its supervisor was killed before it could.
+fn adopt(store: &Store, mut record: ContainerRecord, command: &ProcessIdentity) -> Result<(), StoreError> {
+    if record.status == ContainerStatus::Running {
+        return Ok(());
+    }
+    record.status = ContainerStatus::Running;
+    record.pid = Some(command.pid);
+    record.started_at_s.get_or_insert_with(now_s);
+    let directory = store.container_dir(&record.id);
+    let processes = Processes {
+        command: Some(command.clone()),
+        ..Processes::load(&directory)
+    };
+    if let Err(error) = processes.save(&directory) {
+        tracing::warn!("note the command of container {}: {error}", record.name);
+    }
     store.containers().update(&record)
 }
 

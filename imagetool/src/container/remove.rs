@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use super::process::Processes;
+use super::process::{ProcessIdentity, Processes, Starting, living_command};
+use super::runtime::Runtime;
 use super::{ContainerConfig, ContainerError, reconcile};
 use crate::error::StoreError;
-use crate::store::{ContainerRecord, ContainerStatus, Store};
+use crate::store::{ContainerRecord, Store};
 
 /// How long a killed container may take to end: its memory is given back in this time.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -41,9 +42,8 @@ fn is_active(store: &Store, record: &ContainerRecord) -> bool {
     let supervised = ContainerConfig::of(record)
         .supervisor
         .is_some_and(|supervisor| supervisor.is_alive());
-    let command = Processes::load(&store.container_dir(&record.id)).command;
-    supervised
-        || (record.status == ContainerStatus::Running && command.is_some_and(|command| command.is_alive()))
+    // Whatever the row says: who was to write it may have been killed before.
+    supervised || !matches!(living_command(&store.container_dir(&record.id)), Ok(None))
 }
 
 /// Kills a container's command and waits until nothing of it runs; the record as it is then, if there still is one.
@@ -62,11 +62,14 @@ fn kill(store: &Store, record: &ContainerRecord) -> Result<Option<ContainerRecor
                 other => Ok(Some(other?)),
             };
         }
-        let command = Processes::load(&directory).command;
-        match command.map(|command| command.signal(Signal::SIGKILL)) {
-            Some(Ok(()) | Err(Errno::ESRCH)) => {}
-            // Not started yet, or of a user that this user namespace has no rights over: its supervisor has.
-            None | Some(Err(_)) => ask_supervisor(&now, &directory),
+        match living_command(&directory) {
+            Ok(Some(command)) => match command.signal(Signal::SIGKILL) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                // Of a user that this user namespace has no rights over: its supervisor has.
+                Err(_) => ask_supervisor(&now, &directory),
+            },
+            // Not started yet. Without a supervisor it is killed as soon as the runtime has told who it is.
+            Ok(None) | Err(Starting) => ask_supervisor(&now, &directory),
         }
         std::thread::sleep(POLL_INTERVAL);
     }
@@ -75,15 +78,16 @@ fn kill(store: &Store, record: &ContainerRecord) -> Result<Option<ContainerRecor
 
 fn ask_supervisor(record: &ContainerRecord, directory: &Path) {
     let request = directory.join("kill");
+    let supervisor = ContainerConfig::of(record)
+        .supervisor
+        .filter(ProcessIdentity::is_alive);
+    let Some(supervisor) = supervisor else { return };
     if request.exists() {
         return;
     }
     let asked = std::fs::write(&request, "")
         .map_err(|error| error.to_string())
         .and_then(|()| {
-            let supervisor = ContainerConfig::of(record)
-                .supervisor
-                .ok_or("nobody looks after it")?;
             supervisor
                 .signal(Signal::SIGTERM)
                 .map_err(|errno| errno.to_string())
@@ -96,6 +100,8 @@ fn ask_supervisor(record: &ContainerRecord, directory: &Path) {
 /// Deletes the files, then the row: a command that is killed in between leaves a row that can be removed again.
 pub(super) fn delete(store: &Store, record: &ContainerRecord) -> Result<(), StoreError> {
     let directory = store.container_dir(&record.id);
+    let config = ContainerConfig::of(record);
+    Runtime::at(config.runtime, &config.run_dir).delete(record.id.as_str());
     reconcile::end_server(&Processes::load(&directory), &directory.join("merged"));
     match remove_tree(&directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

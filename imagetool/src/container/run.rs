@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 use super::confined::Root;
-use super::process::{ProcessIdentity, Processes};
+use super::process::{InUse, ProcessIdentity, Processes};
 use super::runtime::Runtime;
 use super::supervise::{self, Signals};
 use super::{ContainerConfig, ContainerError, files, init_layer, lowers, names, now_s, remove, runtime};
@@ -296,7 +296,8 @@ impl Life<'_> {
             return Err(ContainerError::Usage("interrupted".to_owned()));
         }
         let stdin = self.plan.config.open_stdin;
-        let mut child = self.runtime.run(&self.directory, &settings.id, stdin)?;
+        let in_use = InUse::lock(&self.directory).map_err(ContainerError::io("lock", &self.directory))?;
+        let mut child = self.runtime.run(&self.directory, &settings.id, stdin, &in_use)?;
         let directory = self.directory.clone();
         let stop_signal = self.plan.stop_signal.unwrap_or(Signal::SIGTERM);
         let Self {

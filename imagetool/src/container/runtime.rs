@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::ContainerError;
+use super::process::InUse;
 use crate::mounts::find_program;
 
 /// How much of a runtime's log is looked at.
@@ -47,8 +48,14 @@ impl Runtime {
     }
 
     /// Starts `run` in the foreground with our streams. The log and the file with the command's process id go to the
-    /// container's directory.
-    pub(super) fn run(&self, directory: &Path, id: &str, stdin: bool) -> Result<Child, ContainerError> {
+    /// container's directory, and the runtime keeps the container in use as long as it lives.
+    pub(super) fn run(
+        &self,
+        directory: &Path,
+        id: &str,
+        stdin: bool,
+        in_use: &InUse,
+    ) -> Result<Child, ContainerError> {
         fs::create_dir_all(&self.state).map_err(ContainerError::io("create", &self.state))?;
         let log = directory.join("runtime.log");
         let mut command = Command::new(&self.program);
@@ -63,8 +70,13 @@ impl Runtime {
         if !stdin {
             command.stdin(Stdio::null());
         }
-        command
-            .spawn()
+        in_use
+            .inherit(true)
+            .and_then(|()| {
+                let child = command.spawn();
+                in_use.inherit(false)?;
+                child
+            })
             .map_err(ContainerError::io("start", &self.program))
     }
 

@@ -1,7 +1,7 @@
 //! Watching a running container from the process that started it: signals in, exit status out.
 //!
 //! ```text
-//! SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2   handed to the command
+//! SIGINT SIGHUP SIGALRM SIGUSR1 …         handed to the command: all but those of faults and of job control
 //! SIGTERM                                 the stop signal to the command, SIGKILL 10 s later
 //! SIGCHLD                                 the runtime ended, or the file system's server
 //! ```
@@ -34,16 +34,20 @@ const IDLE_POLL_MS: u16 = 1000;
 /// `si_code` of a signal that the kernel itself sent.
 const SI_KERNEL: i32 = 0x80;
 
-/// Signals that are read instead of delivered.
-const SIGNALS: [Signal; 8] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGCHLD,
-    Signal::SIGPIPE,
+/// Signals that are delivered as ever: those of a fault, those that stop and continue a job, and one that is of no
+/// consequence.
+const DELIVERED: [Signal; 11] = [
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+    Signal::SIGFPE,
+    Signal::SIGABRT,
+    Signal::SIGTRAP,
+    Signal::SIGTSTP,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+    Signal::SIGCONT,
+    Signal::SIGURG,
 ];
 
 /// The signals of the process, read one at a time. Made before any child, so that none is missed.
@@ -52,7 +56,8 @@ pub(super) struct Signals(SignalFd);
 impl Signals {
     /// Blocks the signals for good: the process ends when its container does. Children start with none blocked.
     pub(super) fn block() -> nix::Result<Self> {
-        let set: SigSet = SIGNALS.into_iter().collect();
+        let mut set = SigSet::all();
+        DELIVERED.into_iter().for_each(|signal| set.remove(signal));
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
         Ok(Self(SignalFd::with_flags(
             &set,

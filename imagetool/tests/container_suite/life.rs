@@ -14,6 +14,7 @@ fn pid(child: &std::process::Child) -> Pid {
 
 /// A command that says when it is ready to be signalled, and what came.
 const LISTENER: &str = "trap 'echo int; exit 3' INT; trap 'echo term; exit 4' TERM; trap 'echo hup; exit 5' HUP; \
+                        trap 'echo alrm; exit 6' ALRM; trap 'echo pwr; exit 7' PWR; \
                         touch /ready; while :; do sleep 0.05; done";
 
 #[test]
@@ -24,6 +25,8 @@ fn signals_reach_the_command() {
         (Signal::SIGINT, "int\n", 3),
         (Signal::SIGTERM, "term\n", 4),
         (Signal::SIGHUP, "hup\n", 5),
+        (Signal::SIGALRM, "alrm\n", 6),
+        (Signal::SIGPWR, "pwr\n", 7),
     ] {
         let child = shale.spawn(&[
             "--name",
@@ -215,4 +218,41 @@ fn killed_at_any_moment() {
     shale
         .run(&["--name", "one", "--rm", "--rootfs", root, "true"])
         .ok();
+}
+
+/// Killed after the command was started and before that was written down: nothing that runs is forgotten.
+#[test]
+fn a_command_that_nobody_noted_is_found() {
+    let Some(shale) = Shale::root() else { return };
+    let root = shale.small_root("r");
+    for (removal, refused) in [(&["rm", "one"][..], true), (&["rm", "-f", "one"], false)] {
+        let mut child = shale.spawn(&[
+            "--name",
+            "one",
+            "--rootfs",
+            root.to_str().unwrap(),
+            "sleep",
+            "1000",
+        ]);
+        shale.wait_for("one", "running");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The notes as they were before.
+        let folder = shale.store().join("containers");
+        let folder = folder.read_dir().unwrap().next().unwrap().unwrap().path();
+        fs::remove_file(folder.join("processes.json")).unwrap();
+        let database = rusqlite::Connection::open(shale.store().join("shale.db")).unwrap();
+        database
+            .execute("UPDATE containers SET status = 'created', pid = NULL", [])
+            .unwrap();
+        drop(database);
+        let outcome = shale.call(removal);
+        assert_eq!(outcome.status == 1, refused, "{outcome:?}");
+        if refused {
+            assert_eq!(shale.field("one", "State"), "running");
+            shale.call(&["rm", "-f", "one"]).ok();
+        }
+        assert_eq!(shale.call(&["ps", "-aq"]).ok(), "");
+        shale.assert_clean();
+    }
 }
