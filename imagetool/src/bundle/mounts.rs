@@ -12,7 +12,14 @@ use super::{Network, Settings};
 pub(super) fn all(settings: &Settings) -> Result<Vec<Mount>, BundleError> {
     let mut mounts = defaults(settings)?;
     for (source, destination) in &settings.files {
-        mounts.push(mount(destination, "bind", source, &["rbind", "rprivate"])?);
+        // They belong to the root: it is read-only as a whole.
+        let access = if settings.read_only { "ro" } else { "rw" };
+        mounts.push(mount(
+            destination,
+            "bind",
+            source,
+            &["rbind", "rprivate", access],
+        )?);
     }
     for user in &settings.mounts {
         mounts.retain(|held| held.destination() != Path::new(&user.destination));

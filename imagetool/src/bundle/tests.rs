@@ -205,3 +205,22 @@ fn limits_and_terminal_are_passed_on() {
     assert_eq!(document["process"]["terminal"], true);
     assert_eq!(document["process"]["noNewPrivileges"], true);
 }
+
+#[test]
+fn the_engines_files_are_read_only_with_the_root() {
+    for (read_only, access) in [(false, "rw"), (true, "ro")] {
+        let document = document(&Settings {
+            read_only,
+            ..settings()
+        });
+        let mounts = document["mounts"].as_array().unwrap();
+        let hosts = mounts
+            .iter()
+            .find(|mount| mount["destination"] == "/etc/hosts")
+            .unwrap();
+        assert!(
+            hosts["options"].as_array().unwrap().contains(&access.into()),
+            "{hosts}"
+        );
+    }
+}
