@@ -45,6 +45,7 @@ enum Base {
 /// Runs a container in the foreground; gives the command's status.
 pub fn run(store: &Store, options: &Options) -> Result<u8, ContainerError> {
     super::reconcile(store)?;
+    let options = &options.without_empty();
     let base = resolve(store, options)?;
     let run_dir = super::run_dir(store);
     let image_config = match &base {

@@ -506,3 +506,23 @@ fn an_image_says_how_it_is_run() {
     shale.call(&["rm", "one"]).ok();
     shale.assert_clean();
 }
+
+/// Scripts pass `"$VALUE"`.
+#[test]
+fn empty_values_are_as_good_as_none() {
+    let Some(shale) = Shale::root() else { return };
+    let root = shale.small_root("r");
+    let mut arguments = vec!["--rm"];
+    for option in [
+        "--name",
+        "--hostname",
+        "--workdir",
+        "--user",
+        "--network",
+        "--stop-signal",
+    ] {
+        arguments.extend([option, ""]);
+    }
+    arguments.extend(["--rootfs", root.to_str().unwrap(), "id", "-u"]);
+    assert_eq!(shale.run(&arguments).ok(), "0\n");
+}

@@ -18,6 +18,9 @@ use crate::bundle::{CapabilitySet, Network, Rights, Settings, capabilities, comm
 use crate::container::{ContainerConfig, ContainerError, supervise};
 use crate::{namespace, rootless, seccomp};
 
+/// The network of a container when none is asked for.
+const DEFAULT_NETWORK: &str = "host";
+
 /// What the caller asked for, as typed.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -92,6 +95,21 @@ pub struct Plan {
 }
 
 impl Options {
+    /// Without what was given as an empty text, which is as good as not given: scripts pass `"$VALUE"`.
+    pub(in crate::container) fn without_empty(&self) -> Self {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        Self {
+            name: given(&self.name),
+            working_dir: given(&self.working_dir),
+            user: given(&self.user),
+            hostname: given(&self.hostname),
+            runtime: given(&self.runtime),
+            stop_signal: given(&self.stop_signal),
+            network: given(&Some(self.network.clone())).unwrap_or_else(|| DEFAULT_NETWORK.to_owned()),
+            ..self.clone()
+        }
+    }
+
     /// Checks everything and merges it with the image's configuration.
     pub(in crate::container) fn plan(&self, image: Config) -> Result<Plan, ContainerError> {
         let image_entrypoint = image.entrypoint().clone().unwrap_or_default();
