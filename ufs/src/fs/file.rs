@@ -50,7 +50,7 @@ pub(crate) struct FileHandle {
 /// A file just opened.
 #[derive(Debug)]
 pub struct Opened {
-    /// For reading, writing and, at last, [`Fs::release`].
+    /// For reading, writing and, at last, [`Fs::close`].
     pub handle: u64,
     /// The descriptor behind it, for a backing.
     pub file: Arc<OwnedFd>,
@@ -281,6 +281,11 @@ impl Fs {
         let (mut read_at, mut write_at) = (from.1, to.1);
         sys::retry(|| fs::copy_file_range(&source, Some(&mut read_at), &target, Some(&mut write_at), length))
             .doing("copy range")
+    }
+
+    /// Closes a file.
+    pub fn close(&self, handle: u64) {
+        drop(self.release(handle));
     }
 
     /// Closes a file. Answers the node it was opened on.
