@@ -17,7 +17,7 @@ pub(crate) struct Args {
     #[arg(short, long)]
     quiet: bool,
 
-    /// Show sizes and times for people [default] or for programs
+    /// Show sizes and times for people (the default) or for programs
     #[arg(short = 'H', long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     human: bool,
 
