@@ -327,11 +327,7 @@ impl Union {
         if let Some(upper) = &self.upper
             && inode.in_upper()
         {
-            let named = if inode.is_dir() {
-                upper.dir_of(inode)?
-            } else {
-                upper.name(inode)?
-            };
+            let named = upper.name(inode)?;
             return upper_act(named.as_fd());
         }
         let lowers = inode.lowers();

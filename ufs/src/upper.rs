@@ -189,8 +189,11 @@ impl Upper {
         self.open_dirs.lock().pop(&inode.ino);
     }
 
-    /// An `O_PATH` descriptor of the file in the upper that `inode` stands for.
+    /// An `O_PATH` descriptor of the file or directory in the upper that `inode` stands for.
     pub(crate) fn name(&self, inode: &Inode) -> Result<Arc<OwnedFd>> {
+        if inode.is_dir() {
+            return self.dir_of(inode);
+        }
         let expected = inode
             .state
             .read()

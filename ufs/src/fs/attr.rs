@@ -84,11 +84,7 @@ impl Fs {
         };
         self.union.copy_up(&node.inode, depth)?;
         let upper = self.union.writable()?;
-        let named = if inode.is_dir() {
-            upper.dir_of(inode)?
-        } else {
-            upper.name(inode)?
-        };
+        let named = upper.name(inode)?;
         if change.uid.is_some() || change.gid.is_some() {
             self.chown(&named, change)?;
         }

@@ -97,11 +97,7 @@ impl Fs {
             state.upper.is_some() && state.links.len() <= 1
         };
         if last {
-            let named = if inode.is_dir() {
-                upper.dir_of(inode)?
-            } else {
-                upper.name(inode)?
-            };
+            let named = upper.name(inode)?;
             inode.state.write().orphan = Some(named);
         }
         Ok(last)

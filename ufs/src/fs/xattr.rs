@@ -62,11 +62,7 @@ impl Fs {
         };
         let value = mapped.as_deref().unwrap_or(value);
         self.union.copy_up(inode, Depth::Metadata)?;
-        let named = if inode.is_dir() {
-            upper.dir_of(inode)?
-        } else {
-            upper.name(inode)?
-        };
+        let named = upper.name(inode)?;
         let flags = XattrFlags::from_bits_retain(flags);
         sys::set_xattr(&*named, &stored, value, flags).doing("set extended attribute")?;
         inode.default_acl.store(0, Ordering::Relaxed);
@@ -86,11 +82,7 @@ impl Fs {
             return Err(Error::NoAttribute);
         }
         self.union.copy_up(inode, Depth::Metadata)?;
-        let named = if inode.is_dir() {
-            upper.dir_of(inode)?
-        } else {
-            upper.name(inode)?
-        };
+        let named = upper.name(inode)?;
         match sys::remove_xattr(&*named, &stored) {
             Err(Errno::NODATA) => return Err(Error::NoAttribute),
             result => result.doing("remove extended attribute")?,
