@@ -9,7 +9,7 @@
 //! Specifications: OCI image-spec, image-layout.md; moby, image/spec/v1.2.md (`manifest.json`).
 
 mod contents;
-mod describe;
+pub(crate) mod describe;
 
 use std::io::Read;
 use std::path::Path;

@@ -89,6 +89,9 @@ mod tests {
         (digest[0], digest[31]) = (0xab, 0x01);
         let name = format!("ab{}01", "00".repeat(30));
         assert_eq!(repository.object(&digest), Path::new("/r/objects/ab").join(&name));
-        assert_eq!(repository.index(&digest), Path::new("/r/layers").join(name).join("index"));
+        assert_eq!(
+            repository.index(&digest),
+            Path::new("/r/layers").join(name).join("index")
+        );
     }
 }

@@ -14,7 +14,7 @@
 //!
 //! Outside input: lengths are checked before anything is allocated, and a malformed archive is an error, never a panic.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 
 use super::number::{field, signed_field};
 use super::pax;
@@ -483,6 +483,26 @@ impl<R: Read> Members<R> {
             numbers.push(line()?);
         }
         Ok(numbers)
+    }
+}
+
+impl<R: Read + Seek> Members<R> {
+    /// Goes over what is left of the current member's content without reading it. A stream that ends inside is found
+    /// by whoever moves on: its last byte is read.
+    pub fn seek_over(&mut self) -> Result<(), TarError> {
+        let left = self.content.saturating_add(self.padding);
+        let Some(far) = left.checked_sub(1).filter(|far| *far > 0) else {
+            return Ok(());
+        };
+        let Ok(by) = i64::try_from(far) else {
+            return Err(TarError::Truncated(format!("after {} bytes", self.offset)));
+        };
+        self.reader.seek_relative(by).map_err(TarError::Read)?;
+        self.offset += far;
+        // the byte that is left counts as padding, which the next step reads
+        self.content = 0;
+        self.padding = 1;
+        Ok(())
     }
 }
 

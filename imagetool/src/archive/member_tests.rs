@@ -205,3 +205,30 @@ proptest! {
         let _ = read_all(&bytes);
     }
 }
+
+#[test]
+fn contents_that_are_seeked_over_need_no_reading_and_a_cut_is_noticed() {
+    let whole = sample();
+    let over = |bytes: &[u8]| -> Result<Vec<(Vec<u8>, u64)>, TarError> {
+        let mut members = Members::new(io::Cursor::new(bytes));
+        let mut found = Vec::new();
+        while let Some(member) = members.next()? {
+            found.push((member.path, members.offset()));
+            members.seek_over()?;
+        }
+        Ok(found)
+    };
+    let mut members = Members::new(whole.as_slice());
+    let mut expected = Vec::new();
+    while let Some(member) = members.next().unwrap() {
+        expected.push((member.path, members.offset()));
+    }
+    assert_eq!(over(&whole).unwrap(), expected);
+    let content = usize::try_from(expected[0].1).unwrap();
+    for cut in [content, content + 1, content + 4, content + 511] {
+        assert!(
+            matches!(over(&whole[..cut]), Err(TarError::Truncated(_))),
+            "{cut}"
+        );
+    }
+}

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::describe::Documents;
 use crate::archive::compression::{decompress, sniff};
 use crate::archive::member::{Kind, Members, TarError};
 use crate::error::ImageError;
@@ -97,8 +98,29 @@ impl Contents {
         Self::Directory(path.to_owned())
     }
 
-    /// The bytes of a document; `None` when there is no such file.
-    pub(super) fn document(&self, path: &str) -> Result<Option<Vec<u8>>, ImageError> {
+    /// The staged blob of a file.
+    pub(super) fn blob(&self, staging: &Staging, path: &str) -> Result<StagedBlob, ImageError> {
+        let missing = || ImageError::Invalid(format!("{path} is not in the archive"));
+        match self {
+            Self::Archive(archive) => {
+                let path = archive.resolve(path);
+                if let Some(bytes) = archive.documents.get(&path) {
+                    return Ok(staging.add_blob(bytes)?);
+                }
+                archive.blobs.get(&path).cloned().ok_or_else(missing)
+            }
+            Self::Directory(root) => {
+                let mut file = open_regular(&root.join(path))?.ok_or_else(missing)?;
+                let mut blob = staging.new_blob()?;
+                io::copy(&mut file, &mut blob).map_err(ImageError::io("copy", path))?;
+                Ok(blob.finish()?)
+            }
+        }
+    }
+}
+
+impl Documents for Contents {
+    fn document(&self, path: &str) -> Result<Option<Vec<u8>>, ImageError> {
         match self {
             Self::Archive(archive) => {
                 let path = archive.resolve(path);
@@ -122,26 +144,6 @@ impl Contents {
                     )));
                 }
                 Ok(Some(bytes))
-            }
-        }
-    }
-
-    /// The staged blob of a file.
-    pub(super) fn blob(&self, staging: &Staging, path: &str) -> Result<StagedBlob, ImageError> {
-        let missing = || ImageError::Invalid(format!("{path} is not in the archive"));
-        match self {
-            Self::Archive(archive) => {
-                let path = archive.resolve(path);
-                if let Some(bytes) = archive.documents.get(&path) {
-                    return Ok(staging.add_blob(bytes)?);
-                }
-                archive.blobs.get(&path).cloned().ok_or_else(missing)
-            }
-            Self::Directory(root) => {
-                let mut file = open_regular(&root.join(path))?.ok_or_else(missing)?;
-                let mut blob = staging.new_blob()?;
-                io::copy(&mut file, &mut blob).map_err(ImageError::io("copy", path))?;
-                Ok(blob.finish()?)
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::contents::Contents;
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::manifest::{
@@ -14,35 +13,41 @@ use crate::reference::Reference;
 /// An index in an index in an index…
 const NESTING_LIMIT: usize = 4;
 
+/// Where the documents of an archive are read from, by their paths in it.
+pub(crate) trait Documents {
+    /// The bytes of a document; `None` when there is no such file.
+    fn document(&self, path: &str) -> Result<Option<Vec<u8>>, ImageError>;
+}
+
 /// An image as its archive describes it.
 #[derive(Debug)]
-pub(super) struct Described {
+pub(crate) struct Described {
     /// The configuration's bytes.
-    pub(super) config: Vec<u8>,
+    pub(crate) config: Vec<u8>,
     /// The manifest's bytes, when the archive has an OCI manifest.
-    pub(super) manifest: Option<Vec<u8>>,
+    pub(crate) manifest: Option<Vec<u8>>,
     /// The layers, bottom first.
-    pub(super) layers: Vec<LayerSource>,
+    pub(crate) layers: Vec<LayerSource>,
     /// Its names.
-    pub(super) names: Vec<Reference>,
+    pub(crate) names: Vec<Reference>,
 }
 
 /// Where a layer is, and what its manifest says of it.
 #[derive(Debug)]
-pub(super) struct LayerSource {
-    pub(super) path: String,
-    pub(super) expected: Option<Expected>,
+pub(crate) struct LayerSource {
+    pub(crate) path: String,
+    pub(crate) expected: Option<Expected>,
 }
 
 /// Digest and size of a blob as a manifest states them.
 #[derive(Debug)]
-pub(super) struct Expected {
-    pub(super) digest: Digest,
-    pub(super) size_bytes: u64,
+pub(crate) struct Expected {
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
 }
 
 /// The images of an archive: those of `index.json` when it is there, else those of `manifest.json`.
-pub(super) fn describe(contents: &Contents) -> Result<Vec<Described>, ImageError> {
+pub(crate) fn describe(contents: &dyn Documents) -> Result<Vec<Described>, ImageError> {
     if let Some(bytes) = contents.document("index.json")? {
         let index = parse_index("index.json", &bytes)?;
         return oci(contents, &index);
@@ -61,7 +66,7 @@ fn blob_path(digest: &Digest) -> String {
 }
 
 /// Reads a document by its digest and verifies it.
-fn verified(contents: &Contents, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
+fn verified(contents: &dyn Documents, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
     let digest = descriptor.digest()?;
     let path = blob_path(&digest);
     let bytes = contents.document(&path)?;
@@ -75,7 +80,7 @@ fn verified(contents: &Contents, descriptor: &Descriptor) -> Result<Vec<u8>, Ima
     Ok(bytes)
 }
 
-fn oci(contents: &Contents, index: &Index) -> Result<Vec<Described>, ImageError> {
+fn oci(contents: &dyn Documents, index: &Index) -> Result<Vec<Described>, ImageError> {
     let mut names_by_config = docker_names(contents)?;
     // one image may be listed once per name
     let mut found: Vec<(Digest, Described)> = Vec::new();
@@ -130,7 +135,10 @@ fn oci(contents: &Contents, index: &Index) -> Result<Vec<Described>, ImageError>
 }
 
 /// Follows indexes to the manifest for this machine; `None` when there is none for it.
-fn manifest_of(contents: &Contents, descriptor: Descriptor) -> Result<Option<(Digest, Vec<u8>)>, ImageError> {
+fn manifest_of(
+    contents: &dyn Documents,
+    descriptor: Descriptor,
+) -> Result<Option<(Digest, Vec<u8>)>, ImageError> {
     let mut descriptor = descriptor;
     for _ in 0..NESTING_LIMIT {
         let bytes = verified(contents, &descriptor)?;
@@ -162,7 +170,7 @@ fn name_of(descriptor: &Descriptor) -> Option<Reference> {
 }
 
 /// The names in a `manifest.json` that stands beside `index.json`, by configuration.
-fn docker_names(contents: &Contents) -> Result<BTreeMap<Digest, Vec<Reference>>, ImageError> {
+fn docker_names(contents: &dyn Documents) -> Result<BTreeMap<Digest, Vec<Reference>>, ImageError> {
     let mut names = BTreeMap::new();
     let Some(bytes) = contents.document("manifest.json")? else {
         return Ok(names);
@@ -186,7 +194,7 @@ fn repo_tags(tags: Option<Vec<String>>) -> Result<Vec<Reference>, ImageError> {
         .collect()
 }
 
-fn docker(contents: &Contents, manifest: &[u8]) -> Result<Vec<Described>, ImageError> {
+fn docker(contents: &dyn Documents, manifest: &[u8]) -> Result<Vec<Described>, ImageError> {
     let mut images = Vec::new();
     for item in parse_docker_archive(manifest)? {
         let config = contents.document(&item.config)?;
