@@ -9,11 +9,14 @@
 //! union       names resolved across layers, identity
 //! upper       the writable layer, copy-up
 //! layer       read-only layers, deletion markers, marks
+//! stream      random access to plain and compressed archives where they lie
+//! cache       what they were decompressed to, bounded, read once for many
 //! sys         system calls
 //! ```
 
 pub mod acl;
 pub mod attr;
+pub mod cache;
 pub mod diff;
 pub mod error;
 pub mod fs;
@@ -23,6 +26,7 @@ pub mod index;
 pub mod io_mode;
 pub mod layer;
 pub mod repository;
+pub mod stream;
 mod sys;
 mod union;
 mod upper;
