@@ -85,6 +85,10 @@ pub(crate) enum Verb {
     Rmi(commands::rmi::Args),
     /// Show the steps that made an image
     History(commands::history::Args),
+    /// Work on images: the verbs above, and prune
+    Image(commands::image::Args),
+    /// Look after the store: sizes, removal of what is unused, checks
+    System(commands::system::Args),
     /// Show the program's version
     Version(commands::version::Args),
     /// Write a completion script for a shell
@@ -162,6 +166,8 @@ impl Cli {
             Verb::Tag(args) => args.execute(&context),
             Verb::Rmi(args) => args.execute(&context),
             Verb::History(args) => args.execute(&context),
+            Verb::Image(args) => args.execute(&context),
+            Verb::System(args) => args.execute(&context),
             Verb::Version(args) => args.execute(&context),
             Verb::Completion(args) => args.execute(&context),
             Verb::Man(args) => args.execute(&context),
@@ -185,10 +191,10 @@ fn default_root() -> anyhow::Result<PathBuf> {
     Ok(data.join("shale"))
 }
 
-/// Docker's commands that shale does not have yet. `image`, `container` and the like group others.
-const NOT_YET: &str = "attach build builder buildx compose container context cp create events exec image info \
+/// Docker's commands that shale does not have yet. `container` and the like group others.
+const NOT_YET: &str = "attach build builder buildx compose container context cp create events exec info \
     kill login logout logs manifest network pause plugin port prune pull push rename restart search start stats stop \
-    system top unpause update volume wait";
+    top unpause update volume wait";
 
 /// What to say to who calls a command of Docker's that is still to come; `None` for all other mistakes.
 pub(crate) fn not_yet(error: &clap::Error) -> Option<String> {

@@ -1,11 +1,13 @@
 //! One file per verb.
 
+mod ask;
 pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod diff;
 pub(crate) mod export;
 mod format;
 pub(crate) mod history;
+pub(crate) mod image;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;
@@ -18,6 +20,7 @@ pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
+pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod umount;
 pub(crate) mod version;

@@ -34,6 +34,7 @@ pub mod rootless;
 pub mod save;
 pub mod seccomp;
 pub mod store;
+pub mod system;
 pub mod table;
 pub mod template;
 pub mod terminal;

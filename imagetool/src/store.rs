@@ -35,7 +35,7 @@ pub use self::containers::{ContainerId, ContainerRecord, ContainerStatus, Contai
 pub use self::images::ImageDetails;
 pub use self::index::{OCI_LAYOUT, name_annotations};
 pub use self::publish::{NewImage, Renamed};
-pub use self::remove::{Removal, RemoveOptions};
+pub use self::remove::{Removal, RemoveOptions, Removed};
 pub use self::staging::{BlobWriter, StagedBlob, StagedLayer, Staging};
 use crate::digest::Digest;
 use crate::error::StoreError;

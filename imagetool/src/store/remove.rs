@@ -13,6 +13,7 @@ use super::{ContainerStatus, Store, staging};
 use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::reference::Reference;
+use crate::system::disk;
 
 /// One line of what a removal did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +42,48 @@ pub struct RemoveOptions {
     pub keep_parents: bool,
 }
 
+/// What a removal did altogether.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Line by line.
+    pub lines: Vec<Removal>,
+    /// Bytes on disk that are free now.
+    pub freed_bytes: u64,
+}
+
 impl Store {
+    /// Removes an image that nothing needs: no container and no child and, unless `named` ones may go as well, no name.
+    /// `None` when something does need it, as is decided with nobody else changing the store.
+    pub fn remove_unused_image(&self, id: &Digest, named: bool) -> Result<Option<Removed>, StoreError> {
+        let guard = staging::lock_exclusive(self.root())?;
+        if !self.has_image(id)? {
+            return Ok(None);
+        }
+        let names = self.names_of(id)?;
+        let mut removed = Removed::default();
+        let mut trash = Trash::new(self)?;
+        {
+            let mut database = self.database();
+            let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            if container_of(&transaction, id)?.is_some()
+                || child_of(&transaction, id)?.is_some()
+                || (!names.is_empty() && !named)
+            {
+                return Ok(None);
+            }
+            for name in &names {
+                untag(&transaction, name, &mut removed.lines)?;
+            }
+            let options = RemoveOptions::default();
+            self.delete_chain(&transaction, *id, options, &mut removed.lines, &mut trash)?;
+            transaction.commit()?;
+        }
+        removed.freed_bytes = trash.empty(self)?;
+        drop(guard);
+        self.write_index()?;
+        Ok(Some(removed))
+    }
+
     /// Removes an image by name or id, in Docker's way: of several names only the one that was given.
     pub fn remove_image(&self, name_or_id: &str, options: RemoveOptions) -> Result<Vec<Removal>, StoreError> {
         let guard = staging::lock_exclusive(self.root())?;
@@ -224,7 +266,8 @@ impl Store {
             trash.keep_needed(&transaction)?;
             transaction.commit()?;
         }
-        trash.empty(self)
+        trash.empty(self)?;
+        Ok(())
     }
 }
 
@@ -267,9 +310,12 @@ impl Trash {
         Ok(())
     }
 
-    fn empty(self, store: &Store) -> Result<(), StoreError> {
+    /// Deletes it; gives the bytes on disk that this made free.
+    fn empty(self, store: &Store) -> Result<u64, StoreError> {
+        let mut freed_bytes = 0;
         for blob in &self.blobs {
             let path = store.blob_path(blob);
+            freed_bytes += disk::of_file(&path).map_err(StoreError::io("look at", &path))?;
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(StoreError::io("delete", &path)(error));
@@ -282,11 +328,13 @@ impl Trash {
         for layer in &self.layers {
             let path = store.layer_path(layer);
             if path.exists() {
+                freed_bytes += disk::of_tree(&path).map_err(StoreError::io("look at", &path))?;
                 fs::rename(&path, bin.path().join(layer.hex())).map_err(StoreError::io("rename", &path))?;
             }
         }
         let path = bin.path().to_owned();
-        self.bin.close().map_err(StoreError::io("delete", &path))
+        self.bin.close().map_err(StoreError::io("delete", &path))?;
+        Ok(freed_bytes)
     }
 }
 

@@ -1,0 +1,102 @@
+//! Removing what nothing uses: stopped containers, images, caches.
+//!
+//! Each object is looked at and removed by itself, and whether it is in use is decided where it is removed: a container
+//! started meanwhile, or an image given a name, is left alone.
+
+use crate::container::{self, ContainerConfig, ContainerError};
+use crate::digest::Digest;
+use crate::error::StoreError;
+use crate::store::{ContainerId, ContainerStatus, ImageDetails, Removal, Store};
+
+use super::disk;
+use super::filter::PruneFilter;
+
+/// What a prune did.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Containers that are gone.
+    pub containers: Vec<ContainerId>,
+    /// Names, images and layers that are gone.
+    pub images: Vec<Removal>,
+    /// Bytes on disk that are free now.
+    pub freed_bytes: u64,
+}
+
+/// Which images a prune takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Images {
+    /// Those without a name, and that no other one is based on.
+    Dangling,
+    /// All that no container uses.
+    Unused,
+}
+
+/// Removes the containers that do not run.
+///
+/// # Errors
+/// When the store cannot be read or a container's files cannot be deleted.
+pub fn prune_containers(
+    store: &Store,
+    filter: &PruneFilter,
+    pruned: &mut Pruned,
+) -> Result<(), ContainerError> {
+    container::reconcile(store)?;
+    for record in store.containers().list()? {
+        let labels = ContainerConfig::of(&record).labels;
+        let passes = filter.passes(record.created_at_s, |key| labels.get(key).map(String::as_str));
+        if record.status == ContainerStatus::Running || !passes {
+            continue;
+        }
+        let directory = store.container_dir(&record.id);
+        let bytes = disk::of_tree(&directory).unwrap_or(0);
+        match container::remove(store, record.id.as_str(), false) {
+            Ok(()) => {
+                pruned.containers.push(record.id);
+                pruned.freed_bytes += bytes;
+            }
+            // started or removed meanwhile
+            Err(ContainerError::Running(_) | ContainerError::Store(StoreError::NoSuchContainer(_))) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Removes images that nothing uses, and with them the layers and contents that nothing else needs.
+///
+/// # Errors
+/// When the store cannot be read or files cannot be deleted.
+pub fn prune_images(
+    store: &Store,
+    which: Images,
+    filter: &PruneFilter,
+    pruned: &mut Pruned,
+) -> Result<(), StoreError> {
+    // An image that served as another's parent may be unused once that one is gone: until nothing changes.
+    loop {
+        let before = pruned.images.len();
+        for id in store.image_ids()? {
+            let Some(details) = details(store, &id)? else {
+                continue;
+            };
+            if !filter.passes_image(details.created_at_s, &details.image.config_json) {
+                continue;
+            }
+            if let Some(removed) = store.remove_unused_image(&id, which == Images::Unused)? {
+                pruned.images.extend(removed.lines);
+                pruned.freed_bytes += removed.freed_bytes;
+            }
+        }
+        if pruned.images.len() == before {
+            return Ok(());
+        }
+    }
+}
+
+fn details(store: &Store, id: &Digest) -> Result<Option<ImageDetails>, StoreError> {
+    match store.image_details(id) {
+        Ok(details) => Ok(Some(details)),
+        Err(StoreError::NoSuchImage(_)) => Ok(None), // removed meanwhile
+        Err(error) => Err(error),
+    }
+}
