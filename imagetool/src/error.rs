@@ -95,6 +95,14 @@ pub enum ImageError {
         /// The cause.
         source: crate::unpack::UnpackError,
     },
+    /// A layer could not be taken in.
+    #[error("{what}")]
+    Layer {
+        /// Which layer or file.
+        what: String,
+        /// The cause.
+        source: crate::layer::LayerError,
+    },
     /// An archive of images cannot be read.
     #[error(transparent)]
     Tar(#[from] crate::archive::member::TarError),

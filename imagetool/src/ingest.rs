@@ -113,6 +113,8 @@ pub fn unpack_stream(
     plain: impl Read,
 ) -> Result<(StagedLayer, Unpacked), ImageError> {
     let path = staging.new_layer()?;
+    let diff = path.join("diff");
+    std::fs::create_dir(&diff).map_err(ImageError::io("create", what))?;
     let mut hashing = Hashing::new(plain);
     let unpacked = unpack(&mut hashing, &path.join("diff")).map_err(|source| match source {
         UnpackError::Tar(TarError::Read(source)) => ImageError::Io {

@@ -23,6 +23,7 @@ pub mod images;
 pub mod import;
 pub mod ingest;
 pub mod inspect;
+pub mod layer;
 pub mod layer_tar;
 pub mod load;
 pub mod manifest;

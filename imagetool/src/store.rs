@@ -16,6 +16,7 @@
 //! deleted.
 
 mod blobs;
+mod chains;
 mod containers;
 mod images;
 mod index;
@@ -30,7 +31,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use oci_spec::image::ImageConfiguration;
+use ufs::repository::Repository;
 
+pub use self::blobs::Blob;
 pub use self::containers::{ContainerId, ContainerRecord, ContainerStatus, Containers};
 pub use self::images::ImageDetails;
 pub use self::index::{OCI_LAYOUT, name_annotations};
@@ -112,6 +115,11 @@ impl Store {
         &self.root
     }
 
+    /// Where layers and their contents lie.
+    pub fn repository(&self) -> Repository {
+        Repository::at(&self.root)
+    }
+
     /// The image of this name (`NAME[:TAG]`), id or unique id prefix.
     pub fn resolve_image(&self, name_or_id: &str) -> Result<Image, StoreError> {
         let (id, _) = self.find_image(name_or_id)?;
@@ -160,7 +168,7 @@ impl Store {
 
 /// The folders, for their owner alone: a root that was there before may be open to all.
 fn make_folders(root: &Path) -> Result<(), StoreError> {
-    for folder in ["blobs", "layers", "containers", "tmp"] {
+    for folder in ["blobs", "layers", "objects", "chains", "containers", "tmp"] {
         let path = root.join(folder);
         match std::fs::DirBuilder::new().mode(PRIVATE).create(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => close(&path)?,

@@ -18,7 +18,6 @@
 //! namespace's root; both are told once, with their number. Specification: OCI image-spec, layer.md.
 
 mod finish;
-mod path;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -39,9 +38,9 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, mkfifoat, symlinkat};
 use xattr::FileExt;
 
-use self::path::{CleanPath, Role, clean, role, split};
 use self::tree::{Removed, Tree, create_file, file_type, link_source, path_at};
 use crate::archive::member::{Kind, Member, Members, TarError};
+use crate::layer::path::{CleanPath, Role, clean, role, split};
 
 /// Size of the buffer through which contents flow.
 const BUFFER_BYTES: usize = 256 << 10;

@@ -14,7 +14,7 @@
 //!
 //! Outside input: lengths are checked before anything is allocated, and a malformed archive is an error, never a panic.
 
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
 
 use super::number::{field, signed_field};
 use super::pax;
@@ -32,6 +32,9 @@ pub enum TarError {
     /// The stream itself failed (the disk, or the decompressor).
     #[error("read archive")]
     Read(#[source] io::Error),
+    /// What is not content could not be handed on.
+    #[error("write the recipe of the archive")]
+    Record(#[source] io::Error),
     /// The stream ends inside a member.
     #[error("archive is truncated {0}")]
     Truncated(String),
@@ -92,8 +95,12 @@ pub struct Member {
 }
 
 /// A tar stream. [`Members::next`] moves to the next member; as [`Read`] it gives the current member's stored bytes.
-pub struct Members<R> {
+///
+/// All other bytes (headers, maps, padding, contents that nobody read, what follows the end marker) are written to
+/// `literals` in their order, so that they and the contents together are the whole stream.
+pub struct Members<R, L = io::Sink> {
     reader: R,
+    literals: L,
     offset: u64,
     content: u64,
     padding: u64,
@@ -129,8 +136,16 @@ struct SparseRecords {
 impl<R: Read> Members<R> {
     /// Starts at the beginning of a tar stream.
     pub fn new(reader: R) -> Self {
+        Self::recording(reader, io::sink())
+    }
+}
+
+impl<R: Read, L: Write> Members<R, L> {
+    /// Starts at the beginning of a tar stream; what is no content goes to `literals`.
+    pub fn recording(reader: R, literals: L) -> Self {
         Self {
             reader,
+            literals,
             offset: 0,
             content: 0,
             padding: 0,
@@ -142,6 +157,11 @@ impl<R: Read> Members<R> {
     /// Bytes read so far: right after [`Members::next`], where the member's content begins.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// Where everything goes that is no content.
+    pub fn literals(&mut self) -> &mut L {
+        &mut self.literals
     }
 
     /// Bytes of the current member's content that were not read yet.
@@ -188,10 +208,39 @@ impl<R: Read> Members<R> {
 
     /// Reads what is left of the stream, so that whoever hashes it has seen every byte; tells whether the archive had
     /// its end marker (a cut at a member's edge is known by that alone).
-    pub fn finish(mut self) -> Result<(bool, R), TarError> {
+    pub fn finish(self) -> Result<(bool, R), TarError> {
+        let (end_marker, reader, _) = self.finish_recording()?;
+        Ok((end_marker, reader))
+    }
+
+    /// As [`Members::finish`], with the literals.
+    pub fn finish_recording(mut self) -> Result<(bool, R, L), TarError> {
         self.skip_content()?;
-        io::copy(&mut self.reader, &mut io::sink()).map_err(TarError::Read)?;
-        Ok((self.end_marker, self.reader))
+        self.pass(u64::MAX)?;
+        Ok((self.end_marker, self.reader, self.literals))
+    }
+
+    /// Hands on so many bytes, or all that are left, as literals.
+    fn pass(&mut self, count: u64) -> Result<u64, TarError> {
+        let mut buffer = [0; 8 << 10];
+        let mut passed = 0;
+        while passed < count {
+            let wanted = buffer
+                .len()
+                .min(usize::try_from(count - passed).unwrap_or(usize::MAX));
+            match self.reader.read(&mut buffer[..wanted]) {
+                Ok(0) => break,
+                Ok(read) => {
+                    self.literals
+                        .write_all(&buffer[..read])
+                        .map_err(TarError::Record)?;
+                    passed += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(TarError::Read(error)),
+            }
+        }
+        Ok(passed)
     }
 
     /// The next header block; `None` at the end marker or at a clean end of the stream.
@@ -247,6 +296,7 @@ impl<R: Read> Members<R> {
             }
         }
         self.offset += BLOCK as u64;
+        self.literals.write_all(block).map_err(TarError::Record)?;
         Ok(true)
     }
 
@@ -260,8 +310,7 @@ impl<R: Read> Members<R> {
         let left = self.content.saturating_add(self.padding);
         self.content = 0;
         self.padding = 0;
-        let skipped =
-            io::copy(&mut self.reader.by_ref().take(left), &mut io::sink()).map_err(TarError::Read)?;
+        let skipped = self.pass(left)?;
         self.offset += skipped;
         if skipped < left {
             return Err(TarError::Truncated(format!("after {} bytes", self.offset)));
@@ -281,6 +330,7 @@ impl<R: Read> Members<R> {
         if (bytes.len() as u64) < size {
             return Err(TarError::Truncated("inside an extended header".to_owned()));
         }
+        self.literals.write_all(&bytes).map_err(TarError::Record)?;
         Ok(bytes)
     }
 
@@ -516,7 +566,7 @@ fn wrong(problem: &str) -> SparseError {
     SparseError::Wrong(problem.to_owned())
 }
 
-impl<R: Read> Read for Members<R> {
+impl<R: Read, L: Write> Read for Members<R, L> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let wanted = buffer
             .len()

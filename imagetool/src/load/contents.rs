@@ -56,7 +56,9 @@ impl Contents {
                 source,
             },
             TarError::Truncated(at) => ImageError::Invalid(format!("{what}: archive is truncated {at}")),
-            error @ TarError::Malformed { .. } => ImageError::Invalid(format!("{what}: {error}")),
+            error @ (TarError::Malformed { .. } | TarError::Record(_)) => {
+                ImageError::Invalid(format!("{what}: {error}"))
+            }
         };
         while let Some(member) = members.next().map_err(named)? {
             let shown = String::from_utf8_lossy(&member.path).into_owned();

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use super::{StagedBlob, Store};
 use crate::digest::Digest;
 use crate::error::StoreError;
+use crate::layer::stream::LayerStream;
 use crate::manifest::DOCUMENT_LIMIT;
 
 impl Store {
@@ -15,15 +16,40 @@ impl Store {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 
-    /// Opens a blob.
-    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+    /// Opens a blob. One that is a layer's plain tar need not be a file: it is put together from the layer's parts
+    /// and verified on the way, so that it counts only once it was read to its end without an error.
+    pub fn open_blob(&self, digest: &Digest) -> Result<Blob, StoreError> {
         let path = self.blob_path(digest);
-        File::open(&path).map_err(|error| match error.kind() {
+        match File::open(&path) {
+            Ok(file) => {
+                let size_bytes = file.metadata().map_err(StoreError::io("look at", &path))?.len();
+                Ok(Blob {
+                    size_bytes,
+                    source: Source::File(file),
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let stream = self.open_layer_stream(digest).map_err(|error| match error {
+                    StoreError::Missing { digest, .. } => StoreError::Missing { what: "blob", digest },
+                    error => error,
+                })?;
+                Ok(Blob {
+                    size_bytes: stream.size_bytes(),
+                    source: Source::Layer(Box::new(stream)),
+                })
+            }
+            Err(error) => Err(StoreError::io("open", &path)(error)),
+        }
+    }
+
+    /// The exact plain tar of a layer, put together from its parts; the last read fails where its digest is another.
+    pub fn open_layer_stream(&self, diff_id: &Digest) -> Result<LayerStream, StoreError> {
+        LayerStream::open(&self.repository(), diff_id).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StoreError::Missing {
-                what: "blob",
-                digest: *digest,
+                what: "layer",
+                digest: *diff_id,
             },
-            _ => StoreError::io("open", &path)(error),
+            _ => StoreError::io("open", &self.layer_path(diff_id))(error),
         })
     }
 
@@ -45,16 +71,39 @@ impl Store {
 
     /// The size of a blob.
     pub fn blob_size(&self, digest: &Digest) -> Result<u64, StoreError> {
-        let file = self.open_blob(digest)?;
-        Ok(file
-            .metadata()
-            .map_err(StoreError::io("look at", &self.blob_path(digest)))?
-            .len())
+        Ok(self.open_blob(digest)?.size_bytes())
     }
 
-    /// Whether a blob is there.
+    /// Whether a blob is there, as a file or as a layer's plain tar.
     pub fn has_blob(&self, digest: &Digest) -> bool {
-        self.blob_path(digest).is_file()
+        self.blob_path(digest).is_file() || self.layer_path(digest).join("recipe").is_file()
+    }
+}
+
+/// An open blob.
+pub struct Blob {
+    size_bytes: u64,
+    source: Source,
+}
+
+enum Source {
+    File(File),
+    Layer(Box<LayerStream>),
+}
+
+impl Blob {
+    /// Its size.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+}
+
+impl Read for Blob {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.source {
+            Source::File(file) => file.read(buffer),
+            Source::Layer(stream) => stream.read(buffer),
+        }
     }
 }
 

@@ -15,13 +15,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ufs::repository::Repository;
+
 use crate::digest::{Digest, Hashing};
 use crate::error::StoreError;
+use crate::layer::contents::Contents;
 
 /// A locked temporary directory.
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
+    repository: Repository,
     _lock: File,
     /// What must not be deleted while this work lasts, by their locks.
     pub(super) pins: Mutex<Vec<File>>,
@@ -39,14 +43,14 @@ pub struct StagedBlob {
     pub path: PathBuf,
 }
 
-/// A layer that was unpacked whole but has no name in the store yet.
+/// A layer that was written whole but has no name in the store yet.
 #[derive(Debug, Clone)]
 pub struct StagedLayer {
     /// The digest of its tar stream.
     pub diff_id: Digest,
     /// Sum of the sizes of its regular files.
     pub size_bytes: u64,
-    /// The directory that holds `diff`.
+    /// The directory that holds index, pack and recipe.
     pub path: PathBuf,
 }
 
@@ -71,6 +75,7 @@ impl Staging {
         lock.lock().map_err(StoreError::io("lock", &path))?;
         Ok(Self {
             path,
+            repository: Repository::at(root),
             _lock: lock,
             pins: Mutex::default(),
             counter: AtomicU64::new(0),
@@ -105,15 +110,28 @@ impl Staging {
         blob.finish()
     }
 
-    /// Makes an empty directory for a layer and gives it; a layer is unpacked into `diff` inside it.
+    /// Makes an empty directory for a layer and gives it.
     pub fn new_layer(&self) -> Result<PathBuf, StoreError> {
         let path = self.next_path("layer");
-        let diff = path.join("diff");
-        fs::create_dir_all(&diff).map_err(StoreError::io("create", &diff))?;
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(&diff, fs::Permissions::from_mode(0o755))
-            .map_err(StoreError::io("chmod", &diff))?;
+        fs::create_dir(&path).map_err(StoreError::io("create", &path))?;
         Ok(path)
+    }
+
+    /// Where contents are staged as objects.
+    pub fn contents(&self) -> Result<Contents, StoreError> {
+        let path = self.objects();
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::io("create", &path)(error));
+            }
+            _ => {}
+        }
+        Ok(Contents::new(path, self.repository.clone()))
+    }
+
+    /// The folder of the staged objects.
+    pub(super) fn objects(&self) -> PathBuf {
+        self.path.join("objects")
     }
 
     /// Keeps a file or directory from being deleted until this work ends.

@@ -10,9 +10,9 @@ use nix::sys::stat::{Mode, SFlag, fchmod, futimens, mknodat};
 use nix::sys::time::TimeSpec;
 use xattr::FileExt;
 
-use super::path::split;
 use super::tree::{Tree, file_type};
 use super::{Attributes, UnpackError, Unpacker, entry_error, failed, shown, time};
+use crate::layer::path::split;
 
 impl Unpacker {
     /// Makes what was kept for the end.

@@ -17,7 +17,7 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::path::split;
+use crate::layer::path::split;
 
 /// Permissions of a directory that no entry describes, as Docker gives it.
 const IMPLIED_MODE: u32 = 0o755;

@@ -1,0 +1,466 @@
+//! Contents of files on their way into a layer: hashed, and larger ones staged as objects.
+//!
+//! ```text
+//! up to PACK_BYTES_MAX ──► bytes in memory, for the pack
+//! up to 1 MiB ───────────► memory ──► known? linked : written
+//! larger ────────────────► temporary file, hashed on the way ──► known? linked : renamed
+//! ```
+//!
+//! A staged object is STAGING/objects/HEX: a new file, or a further link to the object that the store has already, so
+//! that nobody can delete it before it is published again. A content is named by the SHA-256 of all its bytes, holes
+//! included; holes stay holes on disk.
+//!
+//! [`Contents`] has no state but its folders: several threads may use one.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::SeekFrom;
+use sha2::{Digest as _, Sha256};
+use ufs::repository::{Repository, hex};
+
+use super::LayerError;
+use crate::error::StoreError;
+
+/// Largest content that goes to the pack; larger ones become objects.
+pub const PACK_BYTES_MAX: u64 = 16 << 10;
+/// Largest content that is read whole before it is known whether it has to be written.
+const MEMORY_BYTES_MAX: u64 = 1 << 20;
+/// Size of the buffer through which larger ones flow.
+const BUFFER_BYTES: usize = 256 << 10;
+/// So much of a file is written before the kernel is asked to begin with bringing it to disk.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
+/// Zeros for the hash of a hole.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A content that was hashed, and staged when it is an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// For the pack.
+    Small {
+        /// Its SHA-256.
+        digest: ufs::index::Sha256,
+        /// All of it.
+        bytes: Vec<u8>,
+    },
+    /// A staged object.
+    Object {
+        /// Its SHA-256.
+        digest: ufs::index::Sha256,
+        /// Its size, holes included.
+        size_bytes: u64,
+    },
+}
+
+impl Taken {
+    /// The size of the file, holes included.
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Small { bytes, .. } => bytes.len() as u64,
+            Self::Object { size_bytes, .. } => *size_bytes,
+        }
+    }
+}
+
+/// Where contents go.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    staged: PathBuf,
+    repository: Repository,
+    counter: Arc<AtomicU64>,
+}
+
+/// The pieces (offset, length) of a file that are no holes, in order.
+type Pieces<'a> = &'a [(u64, u64)];
+
+impl Contents {
+    /// Stages objects in the existing folder `staged`; objects that `repository` has are linked.
+    pub fn new(staged: PathBuf, repository: Repository) -> Self {
+        Self {
+            staged,
+            repository,
+            counter: Arc::default(),
+        }
+    }
+
+    /// Takes the next bytes of `reader`: a file of `size_bytes`, or of a sparse file the pieces one after another.
+    /// `None` when it is empty or one hole.
+    pub fn take(
+        &self,
+        reader: &mut dyn Read,
+        size_bytes: u64,
+        segments: Option<Pieces<'_>>,
+    ) -> Result<Option<Taken>, LayerError> {
+        let whole = [(0, size_bytes)];
+        let pieces = segments.unwrap_or(&whole);
+        if pieces.iter().all(|(_, length)| *length == 0) {
+            return Ok(None);
+        }
+        if size_bytes > MEMORY_BYTES_MAX {
+            return self.take_large(reader, size_bytes, pieces).map(Some);
+        }
+        let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
+        for (offset, length) in pieces {
+            let from = usize::try_from(*offset).unwrap_or(usize::MAX);
+            let to = from.saturating_add(usize::try_from(*length).unwrap_or(usize::MAX));
+            let part = bytes
+                .get_mut(from..to)
+                .ok_or_else(|| LayerError::Read(io::ErrorKind::InvalidInput.into()))?;
+            reader.read_exact(part).map_err(LayerError::Read)?;
+        }
+        let digest = Sha256::digest(&bytes).into();
+        if size_bytes <= PACK_BYTES_MAX {
+            return Ok(Some(Taken::Small { digest, bytes }));
+        }
+        if !self.find(&digest)? {
+            let (file, path) = self.create()?;
+            write_pieces(&file, &bytes, pieces).map_err(StoreError::io("write", &path))?;
+            self.name(&path, &digest)?;
+        }
+        Ok(Some(Taken::Object { digest, size_bytes }))
+    }
+
+    /// Takes a whole file, with its holes, by a reflink where the file system can. `None` when it is empty. The file
+    /// must not change meanwhile; where it may, compare [`Taken::size_bytes`] and the file's times afterwards.
+    pub fn take_file(&self, file: &File) -> Result<Option<Taken>, LayerError> {
+        let size_bytes = file.metadata().map_err(LayerError::Read)?.len();
+        if size_bytes <= PACK_BYTES_MAX {
+            let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, 0).map_err(LayerError::Read)?;
+            let digest = Sha256::digest(&bytes).into();
+            return Ok((size_bytes > 0).then_some(Taken::Small { digest, bytes }));
+        }
+        let (object, path) = self.create()?;
+        let taken = if rustix::fs::ioctl_ficlone(&object, file).is_ok() {
+            let clone = File::open(&path).map_err(StoreError::io("open", &path))?;
+            let size_bytes = clone.metadata().map_err(StoreError::io("look at", &path))?.len();
+            let digest = hash_file(&clone, size_bytes).map_err(StoreError::io("read", &path))?;
+            Taken::Object { digest, size_bytes }
+        } else {
+            let digest = copy_file(file, size_bytes, &object, &path)?;
+            Taken::Object { digest, size_bytes }
+        };
+        if let Taken::Object { digest, .. } = &taken {
+            self.name(&path, digest)?;
+        }
+        Ok(Some(taken))
+    }
+
+    fn take_large(
+        &self,
+        reader: &mut dyn Read,
+        size_bytes: u64,
+        pieces: Pieces<'_>,
+    ) -> Result<Taken, LayerError> {
+        let (file, path) = self.create()?;
+        let mut sink = Sink::new(&file, &path);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        for (offset, length) in pieces {
+            sink.hole(*offset);
+            let mut left = *length;
+            while left > 0 {
+                let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                let part = &mut buffer[..wanted];
+                reader.read_exact(part).map_err(LayerError::Read)?;
+                sink.write(part)?;
+                left -= wanted as u64;
+            }
+        }
+        let digest = sink.finish(size_bytes)?;
+        self.name(&path, &digest)?;
+        Ok(Taken::Object { digest, size_bytes })
+    }
+
+    /// A new file for an object that has no name yet.
+    fn create(&self) -> Result<(File, PathBuf), StoreError> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let path = self.staged.join(format!("new.{}.{number}", std::process::id()));
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o400)
+            .open(&path)
+            .map_err(StoreError::io("create", &path))?;
+        Ok((file, path))
+    }
+
+    /// Whether an object is staged; one that the store has is linked and is so then.
+    fn find(&self, digest: &ufs::index::Sha256) -> Result<bool, StoreError> {
+        let staged = self.staged.join(hex(digest));
+        match fs::hard_link(self.repository.object(digest), &staged) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(true),
+            // too many links: a copy takes its place
+            Err(_) => Ok(staged.exists()),
+        }
+    }
+
+    /// Gives a written object its name, or deletes it when it is staged already.
+    fn name(&self, path: &Path, digest: &ufs::index::Sha256) -> Result<(), StoreError> {
+        if self.find(digest)? {
+            return fs::remove_file(path).map_err(StoreError::io("delete", path));
+        }
+        let staged = self.staged.join(hex(digest));
+        fs::rename(path, &staged).map_err(StoreError::io("rename to", &staged))
+    }
+}
+
+/// An object being written and hashed; what is passed over becomes a hole.
+struct Sink<'a> {
+    file: &'a File,
+    path: &'a Path,
+    hasher: Sha256,
+    at: u64,
+    written_back: u64,
+}
+
+impl<'a> Sink<'a> {
+    fn new(file: &'a File, path: &'a Path) -> Self {
+        Self {
+            file,
+            path,
+            hasher: Sha256::new(),
+            at: 0,
+            written_back: 0,
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.hasher.update(bytes);
+        self.file
+            .write_all_at(bytes, self.at)
+            .map_err(StoreError::io("write", self.path))?;
+        self.at += bytes.len() as u64;
+        if self.at - self.written_back >= WRITE_BACK_BYTES {
+            self.write_back();
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel to begin with writing, so that the sync at the end has little left to wait for. The advice
+    /// starts the writing of dirty pages; whether it is taken does not matter.
+    fn write_back(&mut self) {
+        let length = std::num::NonZeroU64::new(self.at - self.written_back);
+        let _ = rustix::fs::fadvise(self.file, self.written_back, length, rustix::fs::Advice::DontNeed);
+        self.written_back = self.at;
+    }
+
+    /// Everything up to `to` is zero.
+    fn hole(&mut self, to: u64) {
+        hash_zeros(&mut self.hasher, to.saturating_sub(self.at));
+        self.at = self.at.max(to);
+    }
+
+    fn finish(mut self, size_bytes: u64) -> Result<ufs::index::Sha256, StoreError> {
+        self.hole(size_bytes);
+        self.file
+            .set_len(size_bytes)
+            .map_err(StoreError::io("write", self.path))?;
+        Ok(self.hasher.finalize().into())
+    }
+}
+
+fn hash_zeros(hasher: &mut Sha256, mut count: u64) {
+    while count > 0 {
+        let part = ZEROS.len().min(usize::try_from(count).unwrap_or(usize::MAX));
+        hasher.update(&ZEROS[..part]);
+        count -= part as u64;
+    }
+}
+
+fn write_pieces(file: &File, bytes: &[u8], pieces: Pieces<'_>) -> io::Result<()> {
+    for (offset, length) in pieces {
+        let from = usize::try_from(*offset).unwrap_or(usize::MAX);
+        let part = bytes.get(from..).unwrap_or_default();
+        file.write_all_at(
+            &part[..part.len().min(usize::try_from(*length).unwrap_or(0))],
+            *offset,
+        )?;
+    }
+    file.set_len(bytes.len() as u64)
+}
+
+/// Where data begins at or after an offset; `None` when only a hole is left.
+fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, SeekFrom::Data(from)) {
+        Ok(at) => Ok(Some(at)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(rustix::io::Errno::INVAL) => Ok(Some(from)), // no holes are known here
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn next_hole(file: &File, from: u64, size_bytes: u64) -> io::Result<u64> {
+    match rustix::fs::seek(file, SeekFrom::Hole(from)) {
+        Ok(at) => Ok(at.min(size_bytes)),
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NXIO) => Ok(size_bytes),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Runs `data` over everything that is no hole, in order.
+fn each_piece<E: From<LayerError>>(
+    file: &File,
+    size_bytes: u64,
+    mut data: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let read = |error| E::from(LayerError::Read(error));
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut at = 0;
+    while at < size_bytes {
+        let Some(start) = next_data(file, at).map_err(read)? else {
+            break;
+        };
+        let end = next_hole(file, start, size_bytes).map_err(read)?;
+        at = start;
+        while at < end {
+            let wanted = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
+            file.read_exact_at(&mut buffer[..wanted], at).map_err(read)?;
+            data(at, &buffer[..wanted])?;
+            at += wanted as u64;
+        }
+    }
+    Ok(())
+}
+
+/// The SHA-256 of a file, holes included; holes are not read.
+pub fn hash_file(file: &File, size_bytes: u64) -> io::Result<ufs::index::Sha256> {
+    let (mut hasher, mut at) = (Sha256::new(), 0);
+    let hashed = each_piece(file, size_bytes, |offset, bytes| -> Result<(), LayerError> {
+        hash_zeros(&mut hasher, offset.saturating_sub(at));
+        hasher.update(bytes);
+        at = offset + bytes.len() as u64;
+        Ok(())
+    });
+    match hashed {
+        Ok(()) => {}
+        Err(LayerError::Read(error)) => return Err(error),
+        Err(error) => return Err(io::Error::other(error)),
+    }
+    hash_zeros(&mut hasher, size_bytes.saturating_sub(at));
+    Ok(hasher.finalize().into())
+}
+
+fn copy_file(
+    file: &File,
+    size_bytes: u64,
+    object: &File,
+    path: &Path,
+) -> Result<ufs::index::Sha256, LayerError> {
+    let mut sink = Sink::new(object, path);
+    each_piece(file, size_bytes, |offset, bytes| -> Result<(), LayerError> {
+        sink.hole(offset);
+        Ok(sink.write(bytes)?)
+    })?;
+    Ok(sink.finish(size_bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    fn contents(folder: &Path) -> Contents {
+        let staged = folder.join("staged");
+        fs::create_dir_all(&staged).unwrap();
+        Contents::new(staged, Repository::at(folder.join("root")))
+    }
+
+    fn sha(bytes: &[u8]) -> ufs::index::Sha256 {
+        Sha256::digest(bytes).into()
+    }
+
+    #[test]
+    fn contents_go_where_their_size_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let contents = contents(folder.path());
+        let limit = PACK_BYTES_MAX as usize;
+        for size in [1, limit, limit + 1, 1 << 20, (1 << 20) + 1, 3 << 20] {
+            let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            let taken = contents.take(&mut bytes.as_slice(), size as u64, None).unwrap();
+            let digest = sha(&bytes);
+            if size <= limit {
+                assert_eq!(taken, Some(Taken::Small { digest, bytes }));
+            } else {
+                let size_bytes = size as u64;
+                assert_eq!(taken, Some(Taken::Object { digest, size_bytes }));
+                let staged = fs::read(folder.path().join("staged").join(hex(&digest))).unwrap();
+                assert!(staged == bytes, "{size}");
+            }
+        }
+        assert_eq!(contents.take(&mut io::empty(), 0, None).unwrap(), None);
+        assert_eq!(contents.take(&mut io::empty(), 1 << 40, Some(&[])).unwrap(), None);
+    }
+
+    #[test]
+    fn holes_stay_holes_and_count_as_zeros() {
+        let folder = tempfile::tempdir().unwrap();
+        let contents = contents(folder.path());
+        for size in [10_000u64, 500_000, 64 << 20] {
+            let middle = size / 2 / 512 * 512;
+            let pieces = [(0, 512), (middle, 3)];
+            let stored = [[b'a'; 512].as_slice(), b"end"].concat();
+            let mut expanded = vec![0; size as usize];
+            expanded[..512].fill(b'a');
+            expanded[middle as usize..middle as usize + 3].copy_from_slice(b"end");
+            let taken = contents
+                .take(&mut stored.as_slice(), size, Some(&pieces))
+                .unwrap();
+            let digest = sha(&expanded);
+            if size <= PACK_BYTES_MAX {
+                assert_eq!(
+                    taken,
+                    Some(Taken::Small {
+                        digest,
+                        bytes: expanded
+                    })
+                );
+                continue;
+            }
+            let size_bytes = size;
+            assert_eq!(taken, Some(Taken::Object { digest, size_bytes }));
+            let path = folder.path().join("staged").join(hex(&digest));
+            assert!(fs::read(&path).unwrap() == expanded);
+            let file = File::open(&path).unwrap();
+            assert_eq!(hash_file(&file, size).unwrap(), digest);
+            assert!(file.metadata().unwrap().blocks() * 512 < 200_000);
+            fs::remove_file(&path).unwrap();
+            assert_eq!(contents.take_file(&file).unwrap(), taken);
+            assert!(fs::metadata(&path).unwrap().blocks() * 512 < 200_000);
+        }
+    }
+
+    #[test]
+    fn what_the_store_has_is_linked() {
+        let folder = tempfile::tempdir().unwrap();
+        let contents = contents(folder.path());
+        for size in [100_000, 2 << 20] {
+            let bytes = vec![b'x'; size];
+            let digest = sha(&bytes);
+            let object = contents.repository.object(&digest);
+            fs::create_dir_all(object.parent().unwrap()).unwrap();
+            fs::write(&object, &bytes).unwrap();
+            contents.take(&mut bytes.as_slice(), size as u64, None).unwrap();
+            let staged = folder.path().join("staged").join(hex(&digest));
+            let ino = |path: &Path| fs::metadata(path).unwrap().ino();
+            assert_eq!(ino(&staged), ino(&object));
+            // once more: it is staged already
+            contents.take(&mut bytes.as_slice(), size as u64, None).unwrap();
+        }
+        let names = fs::read_dir(folder.path().join("staged")).unwrap().count();
+        assert_eq!(names, 2, "a temporary file was left");
+    }
+
+    #[test]
+    fn a_short_reader_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let contents = contents(folder.path());
+        for size in [10, 100_000, 2 << 20] {
+            assert!(contents.take(&mut &b"short"[..], size, None).is_err(), "{size}");
+        }
+    }
+}
