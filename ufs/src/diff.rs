@@ -84,6 +84,14 @@ pub struct Node {
     places: Vec<LowerRef>,
 }
 
+impl Node {
+    /// Whether its content lies where its attributes do; `false` when only attributes of a lower file were changed.
+    #[must_use]
+    pub fn has_own_content(&self) -> bool {
+        self.places.len() == 1
+    }
+}
+
 /// An upper over its lowers, or a stack of lowers alone, ready to be compared.
 pub struct Snapshot {
     /// The upper first, when there is one.
