@@ -10,9 +10,8 @@
 //! An image committed from `run --rootfs DIR` names DIR as what lies below its layer, in the local database only; with
 //! `full` the whole merged tree becomes the one layer of an image that needs nothing else.
 
-use std::path::PathBuf;
-
 use serde_json::json;
+use ufs::Lower;
 use ufs::diff::{Change as FileChange, Snapshot};
 
 use crate::changes::Change;
@@ -126,7 +125,9 @@ fn read_changes(
     let upper = container::upper(store, record);
     let lowers = container::lowers(store, record)?;
     let snapshot = if full {
-        let all: Vec<PathBuf> = std::iter::once(upper).chain(lowers.into_iter().skip(1)).collect();
+        let all: Vec<Lower> = std::iter::once(upper.into())
+            .chain(lowers.into_iter().skip(1))
+            .collect();
         Snapshot::merged(&all)
     } else {
         Snapshot::open(&upper, &lowers)

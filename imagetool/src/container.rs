@@ -41,6 +41,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use ufs::Lower;
 
 pub use self::process::ProcessIdentity;
 pub use self::reconcile::reconcile;
@@ -173,15 +174,15 @@ impl ContainerConfig {
     }
 }
 
-/// The read-only directories below a container's upper one, top first: its init layer, then the image's layers or
+/// The read-only layers below a container's upper directory, top first: its init layer, then the image's layers or
 /// the directory it was made from.
-pub fn lowers(store: &Store, record: &ContainerRecord) -> Result<Vec<PathBuf>, StoreError> {
-    let mut lowers = vec![store.container_dir(&record.id).join("init")];
+pub fn lowers(store: &Store, record: &ContainerRecord) -> Result<Vec<Lower>, StoreError> {
+    let mut lowers = vec![Lower::Directory(store.container_dir(&record.id).join("init"))];
     match (&record.rootfs, &record.image_id) {
-        (Some(rootfs), _) => lowers.push(rootfs.clone()),
+        (Some(rootfs), _) => lowers.push(Lower::Directory(rootfs.clone())),
         (None, Some(image_id)) => {
             let image = store.resolve_image(&image_id.to_string())?;
-            lowers.extend(store.layer_dirs(&image)?);
+            lowers.extend(store.layer_dirs(&image)?.into_iter().map(Lower::Directory));
         }
         (None, None) => {}
     }

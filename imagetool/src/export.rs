@@ -1,8 +1,8 @@
 //! A container's whole file system as one flat archive, without any configuration.
 
 use std::io::Write;
-use std::path::PathBuf;
 
+use ufs::Lower;
 use ufs::diff::Snapshot;
 
 use crate::container;
@@ -13,7 +13,7 @@ use crate::store::{ContainerRecord, ContainerStatus, Store};
 /// Writes everything a container sees, apart from its volumes, as a tar stream.
 pub fn export(store: &Store, record: &ContainerRecord, out: impl Write) -> Result<(), ImageError> {
     let upper = container::upper(store, record);
-    let layers: Vec<PathBuf> = std::iter::once(upper)
+    let layers: Vec<Lower> = std::iter::once(upper.into())
         .chain(container::lowers(store, record)?)
         .collect();
     let snapshot = Snapshot::merged(&layers).map_err(|error| ImageError::Changes(Box::new(error)))?;

@@ -106,7 +106,10 @@ fn container(store: &Store, record: &ContainerRecord) -> Result<Value, ImageErro
     let dir = store.container_dir(&record.id);
     // an image that was removed by force leaves its containers without lower directories
     let lowers = container::lowers(store, record).unwrap_or_default();
-    let lowers: Vec<String> = lowers.iter().map(|path| path.display().to_string()).collect();
+    let lowers: Vec<String> = lowers
+        .iter()
+        .map(|lower| lower.path().display().to_string())
+        .collect();
     let words = record.command.split_first();
     let list = |list: &Vec<String>| if list.is_empty() { Value::Null } else { json!(list) };
     let mounts: Vec<Value> = config.binds.iter().map(|bind| mount(bind)).collect();

@@ -29,7 +29,6 @@ pub mod load;
 pub mod manifest;
 pub mod mounts;
 pub mod namespace;
-pub mod parallel;
 pub mod progress;
 pub mod reference;
 pub mod rootless;

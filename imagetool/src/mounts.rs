@@ -19,6 +19,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use ufs::Lower;
+
 pub use self::record::{MountRecord, Records};
 pub use self::server::{Server, unmount};
 
@@ -86,8 +88,8 @@ fn fuse_advice(error: &io::Error) -> &'static str {
 /// Layers to be shown as one tree.
 #[derive(Debug, Clone, Default)]
 pub struct Union {
-    /// Read-only directories, top first.
-    pub lowers: Vec<PathBuf>,
+    /// Read-only layers, top first. All indexes are of one repository.
+    pub lowers: Vec<Lower>,
     /// The writable directory and its work directory, if any.
     pub upper: Option<(PathBuf, PathBuf)>,
     /// Show owners that the user namespace cannot name as root.
@@ -104,7 +106,21 @@ impl Union {
             if index > 0 {
                 text.push(b':');
             }
-            text.extend(escape(lower));
+            match lower {
+                Lower::Directory(path) => text.extend(escape(path)),
+                Lower::Index { path, repository } => {
+                    text.push(b'@');
+                    text.extend(escape(path.strip_prefix(repository).unwrap_or(path)));
+                }
+            }
+        }
+        let repository = self.lowers.iter().find_map(|lower| match lower {
+            Lower::Index { repository, .. } => Some(repository),
+            Lower::Directory(_) => None,
+        });
+        if let Some(repository) = repository {
+            text.extend(b",repository=");
+            text.extend(escape(repository));
         }
         if let Some((upper, work)) = &self.upper {
             text.extend(b",upperdir=");
@@ -157,7 +173,7 @@ mod tests {
 
     fn union(lowers: &[&str], upper: Option<(&str, &str)>) -> Union {
         Union {
-            lowers: lowers.iter().map(PathBuf::from).collect(),
+            lowers: lowers.iter().map(|path| Lower::Directory(path.into())).collect(),
             upper: upper.map(|(upper, work)| (upper.into(), work.into())),
             ..Union::default()
         }
@@ -174,6 +190,19 @@ mod tests {
             ..union(&["/a"], None)
         };
         assert_eq!(all.options(), "lowerdir=/a,squash_overflow,allow_other");
+    }
+
+    #[test]
+    fn indexes_are_named_within_their_repository() {
+        let index = Lower::Index {
+            path: "/r:1/chains/x".into(),
+            repository: "/r:1".into(),
+        };
+        let union = Union {
+            lowers: vec![Lower::Directory("/init".into()), index],
+            ..Union::default()
+        };
+        assert_eq!(union.options(), "lowerdir=/init:@chains/x,repository=/r\\:1");
     }
 
     #[test]

@@ -16,19 +16,18 @@
 //! else has to read an upper. An upper that is in use may be read: what disappears meanwhile is left out.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::attr::{Attr, FileType};
+use crate::cache::PageCache;
 use crate::error::{Error, Result, SetupError};
 use crate::layer::directory::DirectoryKind;
 use crate::layer::marks::MarkSpace;
 use crate::layer::{Content, Layer, LayerNode};
 use crate::union::number::Numbers;
-use crate::union::{LowerRef, open_layer, open_layers, resolve};
+use crate::union::{Lower, LowerRef, open_layer, open_layers, resolve, roots};
 use crate::upper;
 
 /// How a path differs from the lower layers.
@@ -84,14 +83,6 @@ pub struct Node {
     places: Vec<LowerRef>,
 }
 
-impl Node {
-    /// Whether its content lies where its attributes do; `false` when only attributes of a lower file were changed.
-    #[must_use]
-    pub fn has_own_content(&self) -> bool {
-        self.places.len() == 1
-    }
-}
-
 /// An upper over its lowers, or a stack of lowers alone, ready to be compared.
 pub struct Snapshot {
     /// The upper first, when there is one.
@@ -114,7 +105,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// When a directory cannot be opened.
-    pub fn open(upper: &Path, lowers: &[PathBuf]) -> std::result::Result<Self, SetupError> {
+    pub fn open(upper: &Path, lowers: &[Lower]) -> std::result::Result<Self, SetupError> {
         let space = upper::marks_of_readers(false);
         // In an upper, `.wh.` names are names: its mount shows them.
         let kind = DirectoryKind {
@@ -124,7 +115,7 @@ impl Snapshot {
             open_directories: usize::MAX,
         };
         let upper = open_layer(upper, kind)?;
-        let lower_layers = open_layers(lowers, space)?;
+        let lower_layers = open_layers(lowers, space, &own_cache())?;
         let layers = std::iter::once(upper)
             .chain(lower_layers.iter().cloned())
             .collect();
@@ -135,9 +126,14 @@ impl Snapshot {
     ///
     /// # Errors
     /// When a directory cannot be opened.
-    pub fn merged(lowers: &[PathBuf]) -> std::result::Result<Self, SetupError> {
+    pub fn merged(lowers: &[Lower]) -> std::result::Result<Self, SetupError> {
         let space = upper::marks_of_readers(false);
-        Self::assemble(open_layers(lowers, space)?, Vec::new(), false, space)
+        Self::assemble(
+            open_layers(lowers, space, &own_cache())?,
+            Vec::new(),
+            false,
+            space,
+        )
     }
 
     fn assemble(
@@ -146,8 +142,7 @@ impl Snapshot {
         has_upper: bool,
         space: MarkSpace,
     ) -> std::result::Result<Self, SetupError> {
-        let devices: Result<Vec<u64>> = layers.iter().map(|layer| Ok(layer.root_attr()?.dev)).collect();
-        let devices = devices.map_err(|source| SetupError::Fs {
+        let numbers = Numbers::of_layers(&layers, 0).map_err(|source| SetupError::Fs {
             doing: "read the layers' roots",
             source,
         })?;
@@ -156,7 +151,7 @@ impl Snapshot {
             lower_layers,
             has_upper,
             space,
-            numbers: Numbers::new(devices, 0),
+            numbers,
         })
     }
 
@@ -165,14 +160,6 @@ impl Snapshot {
     /// # Errors
     /// When a layer cannot be read.
     pub fn changes(&self) -> Result<Vec<Change>> {
-        let roots = |layers: &[Arc<dyn Layer>]| -> Vec<LowerRef> {
-            (0..layers.len())
-                .map(|layer| LowerRef {
-                    layer,
-                    node: LayerNode::root(),
-                })
-                .collect()
-        };
         let mut changes = Vec::new();
         let root = Pair {
             path: Path::new(""),
@@ -192,7 +179,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// When it is no regular file, or cannot be opened.
-    pub fn open_content(&self, change: &Change) -> Result<File> {
+    pub fn open_content(&self, change: &Change) -> Result<Content> {
         let node = change.node.as_ref().ok_or(Error::NotFound)?;
         if node.file_type != FileType::Regular {
             return Err(Error::Invalid("only a regular file has content"));
@@ -200,10 +187,9 @@ impl Snapshot {
         self.content(&node.places)
     }
 
-    fn content(&self, places: &[LowerRef]) -> Result<File> {
+    fn content(&self, places: &[LowerRef]) -> Result<Content> {
         let place = places.last().ok_or(Error::NotFound)?;
-        let Content::File(file) = self.layers[place.layer].content(&place.node)?;
-        Ok(file.into())
+        self.layers[place.layer].content(&place.node)
     }
 
     /// Compares a directory that the upper has a part in. Answers whether anything below it differs.
@@ -409,11 +395,16 @@ impl Snapshot {
             return Ok(false);
         }
         let (file, old_file) = (self.content(&places)?, self.content(&old_places)?);
-        streams_differ(file, old_file).map_err(|error| Error::Os {
+        contents_differ(&file, &old_file).map_err(|error| Error::Os {
             doing: "compare contents",
             source: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO),
         })
     }
+}
+
+/// Snapshots read each content once: a small cache is enough.
+fn own_cache() -> Arc<PageCache> {
+    Arc::new(PageCache::new(16 << 20))
 }
 
 fn pair(path: &Path, now: resolve::Places, before: resolve::Places) -> Pair<'_> {
@@ -445,31 +436,20 @@ fn attributes(attr: &Attr) -> (u32, u32, u32, u64, u64, crate::attr::Time) {
     (attr.mode, attr.uid, attr.gid, size_bytes, rdev, attr.mtime)
 }
 
-fn streams_differ(mut one: File, mut other: File) -> std::io::Result<bool> {
+fn contents_differ(one: &Content, other: &Content) -> std::io::Result<bool> {
     let (mut left, mut right) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
+    let mut offset = 0;
     loop {
-        let read = fill(&mut one, &mut left)?;
-        let other_read = fill(&mut other, &mut right)?;
+        let read = one.read_at(&mut left, offset)?;
+        let other_read = other.read_at(&mut right, offset)?;
         if left[..read] != right[..other_read] {
             return Ok(true);
         }
         if read == 0 {
             return Ok(false);
         }
+        offset += read as u64;
     }
-}
-
-fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]
@@ -477,12 +457,24 @@ mod tests;
 
 /// Looks one path up in a stack, for the commands that ask about single files.
 impl Snapshot {
+    fn root_places(&self) -> Result<resolve::Places> {
+        let place = |root: LowerRef| {
+            let attr = self.layers[root.layer].root_attr()?;
+            Ok((root, attr))
+        };
+        roots(&self.layers).into_iter().map(place).collect()
+    }
+
     /// What is at `path` (components separated by `/`, no leading slash) now; `None` when nothing is.
     ///
     /// # Errors
     /// When a layer cannot be read.
     pub fn find(&self, path: &OsStr) -> Result<Option<Node>> {
-        let places = resolve::by_path(&self.layers, path)?;
+        let places = if path.is_empty() {
+            self.root_places()?
+        } else {
+            resolve::by_path(&self.layers, path)?
+        };
         if places.is_empty() {
             Ok(None)
         } else {

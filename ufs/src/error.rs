@@ -203,6 +203,12 @@ pub enum SetupError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The index of a layer cannot be opened.
+    #[error(transparent)]
+    Index {
+        /// Which, and why.
+        source: crate::index::IndexError,
+    },
     /// Reading the layers failed.
     #[error("{doing}: {source}")]
     Fs {

@@ -29,6 +29,7 @@ pub use attr::Change;
 pub use file::{Handles, Opened};
 pub use link::{NewNode, Owner};
 pub use rename::RenameFlags;
+pub use xattr::{COUNTERS, PROVENANCE};
 
 pub use crate::sys::SetTime;
 pub use crate::union::readdir::DirEntry;
@@ -78,15 +79,42 @@ impl Fs {
     /// # Errors
     /// [`Error::NotFound`] when no layer shows the name.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
-        let parent = self.union.nodes.get(parent)?;
+        let parent = self.union.node(parent)?;
         self.lookup_in(&parent.inode, name)
     }
 
     pub(crate) fn lookup_in(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
         let found = self.find(parent, name)?;
         let stored = found.attr;
+        if let Some(number) = self.union.light_number(&found)
+            && self.union.nodes.hold_light(number)
+        {
+            return Ok(self.light_entry(number, stored));
+        }
         let node = self.union.adopt(parent, name, found)?;
         Ok(self.entry(&node, stored))
+    }
+
+    /// A file that nothing is kept of: it is shown as its layer shows it.
+    fn light_entry(&self, number: u64, stored: Attr) -> Entry {
+        let attr = Attr {
+            ino: number,
+            dev: 0,
+            mount_root: false,
+            ..stored
+        };
+        Entry {
+            node: number,
+            attr: self.with_shown_owners(attr),
+        }
+    }
+
+    fn with_shown_owners(&self, attr: Attr) -> Attr {
+        Attr {
+            uid: self.ids.shown_uid(attr.uid),
+            gid: self.ids.shown_gid(attr.gid),
+            ..attr
+        }
     }
 
     /// Resolves a name. The directory's lock is not held any more when identity is decided, which may wait for a
@@ -112,7 +140,7 @@ impl Fs {
     /// # Errors
     /// When the file cannot be read.
     pub fn attr(&self, node: u64) -> Result<Attr> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         let stored = self.union.stored_attr(&node.inode)?;
         Ok(self.entry(&node, stored).attr)
     }
@@ -122,7 +150,7 @@ impl Fs {
     /// # Errors
     /// When the node is no symbolic link or cannot be read.
     pub fn read_link(&self, node: u64) -> Result<std::ffi::OsString> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         if node.inode.file_type != FileType::Symlink {
             return Err(Error::Invalid("not a symbolic link"));
         }
@@ -151,9 +179,10 @@ impl Fs {
     pub(crate) fn entry(&self, node: &Node, stored: Attr) -> Entry {
         let mut attr = self.union.shown_attr(&node.inode, stored);
         attr.ino = node.id;
-        attr.uid = self.ids.shown_uid(attr.uid);
-        attr.gid = self.ids.shown_gid(attr.gid);
-        Entry { node: node.id, attr }
+        Entry {
+            node: node.id,
+            attr: self.with_shown_owners(attr),
+        }
     }
 
     /// Gives the node's inode a new node, which lookups answer from here on.
@@ -162,7 +191,7 @@ impl Fs {
     }
 
     pub(crate) fn dir_node(&self, node: u64) -> Result<Arc<Node>> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         if node.inode.is_dir() {
             Ok(node)
         } else {

@@ -10,6 +10,7 @@ pub mod session;
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -90,14 +91,14 @@ impl Adapter {
     fn choose_mode(
         &self,
         opened: &Opened,
-        register: impl FnOnce() -> io::Result<BackingId>,
+        register: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
     ) -> Result<(FopenFlags, Option<Arc<dyn Backing>>)> {
         let node = self.fs.node_of(opened.handle)?;
         let mut wish = opened.wish;
-        wish.can_pass &= self.can_pass.load(Ordering::Relaxed);
+        wish.can_pass &= self.can_pass.load(Ordering::Relaxed) && opened.file.is_some();
         let mut io = node.io.lock();
-        let choice = match io.choose(wish) {
-            Choice::Register => match register() {
+        let choice = match (io.choose(wish), &opened.file) {
+            (Choice::Register, Some(file)) => match register(file) {
                 Ok(backing) => {
                     let backing: Arc<dyn Backing> = Arc::new(backing);
                     io.passing(wish.side, Arc::clone(&backing));
@@ -108,7 +109,7 @@ impl Adapter {
                     io.cached()
                 }
             },
-            choice => choice,
+            (choice, _) => choice,
         };
         drop(io);
         match choice {

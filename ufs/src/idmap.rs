@@ -33,6 +33,67 @@ pub enum Squash {
     Overflow,
 }
 
+/// The owners that the user namespace of this process can name.
+///
+/// A layer's index holds owners as its archive had them. Where the kernel could not name one, [`OVERFLOW`] stands for it,
+/// as it does for files on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mapped {
+    users: Vec<(u32, u32)>,
+    groups: Vec<(u32, u32)>,
+}
+
+impl Mapped {
+    /// Those of this process: `/proc/self/uid_map` and `gid_map` (user_namespaces(7)). Where these cannot be read, all.
+    #[must_use]
+    pub fn by_this_process() -> Self {
+        let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+        Self::parse(&read("/proc/self/uid_map"), &read("/proc/self/gid_map"))
+    }
+
+    fn parse(users: &str, groups: &str) -> Self {
+        let ranges = |text: &str| {
+            text.lines()
+                .filter_map(|line| {
+                    let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+                    let (first, _, count) = (
+                        numbers.next()?.ok()?,
+                        numbers.next()?.ok()?,
+                        numbers.next()?.ok()?,
+                    );
+                    Some((first, count))
+                })
+                // the first namespace's map names everybody
+                .filter(|(first, count)| (*first, *count) != (0, u32::MAX))
+                .collect()
+        };
+        Self {
+            users: ranges(users),
+            groups: ranges(groups),
+        }
+    }
+
+    /// The user, or [`OVERFLOW`].
+    #[must_use]
+    pub fn uid(&self, uid: u32) -> u32 {
+        named(&self.users, uid)
+    }
+
+    /// The group, or [`OVERFLOW`].
+    #[must_use]
+    pub fn gid(&self, gid: u32) -> u32 {
+        named(&self.groups, gid)
+    }
+}
+
+fn named(ranges: &[(u32, u32)], id: u32) -> u32 {
+    let can = ranges.is_empty()
+        || ranges
+            .iter()
+            .any(|(first, count)| id >= *first && id - first < *count);
+    if can { id } else { OVERFLOW }
+}
+
 /// How owners are shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct IdMap {
@@ -129,6 +190,18 @@ fn stored(ranges: &[Range], shown: u32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn owners_without_a_name_in_the_namespace_overflow() {
+        let all = Mapped::parse("         0          0 4294967295\n", "");
+        assert_eq!((all.uid(1000), all.gid(70_000)), (1000, 70_000));
+        let few = Mapped::parse("0 1000 1\n1 100000 65536\n", "0 1000 1\n");
+        assert_eq!(
+            (few.uid(0), few.uid(65_536), few.uid(65_537)),
+            (0, 65_536, OVERFLOW)
+        );
+        assert_eq!((few.gid(0), few.gid(1)), (0, OVERFLOW));
+    }
 
     fn map() -> IdMap {
         IdMap {

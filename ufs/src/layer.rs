@@ -5,50 +5,36 @@
 //! `union`. Layers never change while they are mounted.
 
 pub mod directory;
+pub mod image;
 pub mod marks;
 pub mod whiteout;
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::attr::{Attr, FileType};
 use crate::error::Result;
+use crate::index::EntryId;
+use crate::stream::ReadAt;
+use crate::sys;
 use marks::Marks;
 
-/// A place in one layer: its path from the layer's root, without leading slash; empty for the root.
-///
-/// Paths of a layer never change, so they serve as names.
+/// A place in one layer: what it is called there. Layers never change, so names serve as numbers would.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LayerNode {
-    /// The path, components separated by `/`.
-    pub path: Arc<OsStr>,
+pub enum LayerNode {
+    /// The path from the layer's root, components separated by `/`, without leading slash; empty for the root.
+    Path(Arc<OsStr>),
+    /// A name in an index.
+    Entry(EntryId),
 }
 
 impl LayerNode {
-    /// The layer's root.
+    /// The place at this path.
     #[must_use]
-    pub fn root() -> Self {
-        Self {
-            path: Arc::from(OsStr::new("")),
-        }
-    }
-
-    /// The place of `name` in this directory.
-    #[must_use]
-    pub fn child(&self, name: &OsStr) -> Self {
-        if self.path.is_empty() {
-            return Self {
-                path: Arc::from(name),
-            };
-        }
-        let mut path = OsString::with_capacity(self.path.len() + 1 + name.len());
-        path.push(&self.path);
-        path.push("/");
-        path.push(name);
-        Self {
-            path: Arc::from(path),
-        }
+    pub fn at(path: &OsStr) -> Self {
+        Self::Path(Arc::from(path))
     }
 }
 
@@ -73,11 +59,69 @@ pub struct LayerEntry {
 }
 
 /// Where the content of a regular file comes from.
-#[derive(Debug)]
-#[non_exhaustive]
 pub enum Content {
     /// A whole file that can be opened and passed through.
     File(OwnedFd),
+    /// Bytes that are found in something larger: a pack, an archive.
+    Source(Arc<dyn ReadAt>),
+}
+
+impl Content {
+    /// Reads at `offset`; fewer bytes than fit only at the end.
+    ///
+    /// # Errors
+    /// What the file or source answers.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let file = match self {
+            Self::File(file) => file,
+            Self::Source(source) => return source.read_at(buffer, offset),
+        };
+        let mut filled = 0;
+        while filled < buffer.len() {
+            let at = offset + filled as u64;
+            match sys::retry(|| rustix::io::pread(file, &mut buffer[filled..], at))? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Reads from the beginning.
+    #[must_use]
+    pub fn into_reader(self) -> ContentReader {
+        ContentReader {
+            content: self,
+            offset: 0,
+        }
+    }
+}
+
+/// A content, read from the beginning to the end.
+#[derive(Debug)]
+pub struct ContentReader {
+    content: Content,
+    offset: u64,
+}
+
+impl io::Read for ContentReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.content.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(file) => formatter.debug_tuple("File").field(file).finish(),
+            Self::Source(source) => formatter
+                .debug_tuple("Source")
+                .field(&source.size_bytes())
+                .finish(),
+        }
+    }
 }
 
 /// What `statfs(2)` tells, in the units of `statvfs(3)`.
@@ -98,6 +142,11 @@ pub struct Space {
 pub trait Layer: Send + Sync {
     /// The layer's name in messages.
     fn name(&self) -> String;
+
+    /// The place of the root directory.
+    fn root(&self) -> LayerNode {
+        LayerNode::at(OsStr::new(""))
+    }
 
     /// Attributes of the root directory.
     ///
@@ -164,4 +213,46 @@ pub trait Layer: Send + Sync {
     /// # Errors
     /// When the layer cannot be searched.
     fn hard_links(&self, node: &LayerNode, attr: &Attr) -> Result<Vec<LayerNode>>;
+
+    /// The path of a place from the layer's root, without leading slash.
+    ///
+    /// # Errors
+    /// When the layer cannot be read.
+    fn path(&self, node: &LayerNode) -> Result<Arc<OsStr>>;
+
+    /// For a layer whose numbers lead back to its files: how many layers of an image it stands for. Its numbers say
+    /// in bits 48 and up which of them a file is from.
+    fn number_tags(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether numbers lead back to files.
+    fn is_numbered(&self) -> bool {
+        self.number_tags().is_some()
+    }
+
+    /// The place of the file with this number, in a layer whose numbers lead back to files.
+    ///
+    /// # Errors
+    /// When the layer cannot be read.
+    fn by_number(&self, _ino: u64) -> Result<Option<LayerNode>> {
+        Ok(None)
+    }
+
+    /// The directory that a place is in, and its name there; `None` for the root. For layers whose numbers lead back
+    /// to files.
+    ///
+    /// # Errors
+    /// When the layer cannot be read.
+    fn parent(&self, _node: &LayerNode) -> Result<Option<(LayerNode, OsString)>> {
+        Ok(None)
+    }
+
+    /// The digest of the image layer that a file comes from, where that is known.
+    ///
+    /// # Errors
+    /// When the layer cannot be read.
+    fn provenance(&self, _node: &LayerNode) -> Result<Option<String>> {
+        Ok(None)
+    }
 }

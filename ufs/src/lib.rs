@@ -33,5 +33,5 @@ mod upper;
 
 pub use error::SetupError;
 pub use sys::process as background;
-pub use union::Layout;
+pub use union::{Layout, Lower};
 pub use upper::UpperOptions;

@@ -3,6 +3,7 @@
 //! [`Union`] finds files and gives them their identity. What programs do with files is in [`crate::fs`].
 
 pub(crate) mod inode;
+mod light;
 pub(crate) mod number;
 pub(crate) mod readdir;
 pub(crate) mod resolve;
@@ -15,13 +16,16 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::attr::{Attr, FileType};
+use crate::cache::{self, PageCache};
 use crate::error::{Doing, Error, Result, SetupError};
 use crate::layer::directory::{DirectoryKind, DirectoryLayer};
+use crate::layer::image::ImageLayer;
 use crate::layer::marks::MarkSpace;
 use crate::layer::{Layer, LayerNode, whiteout};
+use crate::repository::Repository;
 use crate::sys::{self, XattrOf};
 use crate::upper::{self, Upper, UpperOptions};
-use inode::{Hold, Inode, Node, Nodes, State};
+use inode::{Hold, Inode, Link, Node, Nodes, State};
 use number::Numbers;
 
 /// A place in one of the lower layers.
@@ -32,15 +36,47 @@ pub(crate) struct LowerRef {
     pub(crate) node: LayerNode,
 }
 
+/// A read-only layer to mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lower {
+    /// An unpacked directory.
+    Directory(PathBuf),
+    /// The index of a layer or of several, and the repository that holds its contents (see [`crate::repository`]).
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// The repository's directory.
+        repository: PathBuf,
+    },
+}
+
+impl Lower {
+    /// The directory or the index file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Directory(path) | Self::Index { path, .. } => path,
+        }
+    }
+}
+
+impl From<PathBuf> for Lower {
+    fn from(path: PathBuf) -> Self {
+        Self::Directory(path)
+    }
+}
+
 /// What to mount.
 #[derive(Debug, Clone, Default)]
 pub struct Layout {
-    /// The read-only directories, top first.
-    pub lowers: Vec<PathBuf>,
+    /// The read-only layers, top first.
+    pub lowers: Vec<Lower>,
     /// The writable directory and its work directory; `None`: read-only.
     pub upper: Option<(PathBuf, PathBuf)>,
     /// How the upper is written.
     pub options: UpperOptions,
+    /// Bytes of decompressed archives to keep; `None`: [`crate::cache::DEFAULT_LIMIT_BYTES`].
+    pub cache_bytes: Option<u64>,
 }
 
 /// A file found by name.
@@ -62,10 +98,12 @@ pub(crate) struct Union {
     pub(crate) numbers: Numbers,
     pub(crate) nodes: Nodes,
     pub(crate) root: Arc<Inode>,
+    /// What was decompressed of archives.
+    pub(crate) cache: Arc<PageCache>,
 }
 
 impl Union {
-    /// Opens all directories of a layout.
+    /// Opens all layers of a layout.
     pub(crate) fn open(layout: &Layout) -> std::result::Result<Self, SetupError> {
         if layout.lowers.is_empty() && layout.upper.is_none() {
             return Err(SetupError::NoLayers);
@@ -89,37 +127,36 @@ impl Union {
             || upper::marks_of_readers(layout.options.user_marks),
             |upper| upper.space,
         );
-        let layers = open_layers(&layout.lowers, space)?;
-        Self::assemble(layers, upper, space).map_err(|source| SetupError::Fs {
+        let cache = Arc::new(PageCache::new(
+            layout.cache_bytes.unwrap_or(cache::DEFAULT_LIMIT_BYTES),
+        ));
+        let layers = open_layers(&layout.lowers, space, &cache)?;
+        Self::assemble(layers, upper, space, cache).map_err(|source| SetupError::Fs {
             doing: "read the layers' roots",
             source,
         })
     }
 
-    fn assemble(layers: Vec<Arc<dyn Layer>>, upper: Option<Upper>, space: MarkSpace) -> Result<Self> {
-        let devices = layers
-            .iter()
-            .map(|layer| Ok(layer.root_attr()?.dev))
-            .collect::<Result<Vec<_>>>()?;
+    fn assemble(
+        layers: Vec<Arc<dyn Layer>>,
+        upper: Option<Upper>,
+        space: MarkSpace,
+        cache: Arc<PageCache>,
+    ) -> Result<Self> {
         let upper_device = upper.as_ref().map_or(0, |upper| upper.device);
-        let numbers = Numbers::new(devices, upper_device);
+        let numbers = Numbers::of_layers(&layers, upper_device)?;
         let upper_root = match &upper {
             Some(upper) => Some(sys::stat_fd(&upper.root).doing("read the upper's root")?.ino),
             None => None,
         };
-        let lowers: Vec<LowerRef> = (0..layers.len())
-            .map(|layer| LowerRef {
-                layer,
-                node: LayerNode::root(),
-            })
-            .collect();
+        let lowers = roots(&layers);
         let state = State {
             upper: upper_root,
             lowers: lowers.into(),
             ..State::default()
         };
         let root = Arc::new(Inode::new(inode::ROOT, FileType::Directory, state));
-        let nodes = Nodes::new(Arc::clone(&root));
+        let nodes = Nodes::new(Arc::clone(&root), upper.is_some());
         Ok(Self {
             layers,
             upper,
@@ -127,6 +164,7 @@ impl Union {
             numbers,
             nodes,
             root,
+            cache,
         })
     }
 
@@ -209,9 +247,24 @@ impl Union {
     /// # Errors
     /// When the file had to be looked up again and was gone, or could not be.
     pub(crate) fn adopt(&self, parent: &Arc<Inode>, name: &OsStr, mut found: Resolved) -> Result<Arc<Node>> {
+        if let Some(number) = self.light_number(&found)
+            && self.nodes.hold_light(number)
+        {
+            let state = State {
+                links: vec![Link {
+                    parent: Arc::clone(parent),
+                    name: name.to_os_string(),
+                }],
+                lowers: found.lowers.into(),
+                ..State::default()
+            };
+            let inode = Inode::new(number, found.attr.file_type(), state);
+            return Ok(self.nodes.light_node(inode));
+        }
         let mut doubt = None;
         loop {
             let copied_up = found.upper.filter(|upper| found.ino != *upper);
+            let ino = found.ino;
             let state = State {
                 upper: found.upper,
                 metadata_only: found.metadata_only,
@@ -224,10 +277,15 @@ impl Union {
             {
                 Hold::Node(node) => {
                     node.inode.add_link(parent, name);
+                    self.note_places(&node.inode);
                     if let Some(upper) = copied_up {
                         self.nodes.note_copied_up(upper, &node.inode);
                     }
                     return Ok(node);
+                }
+                Hold::Light => {
+                    self.nodes.keep(&self.node(ino)?.inode);
+                    found = self.resolve(parent, name)?.ok_or(Error::NotFound)?;
                 }
                 Hold::Doubt(known, places) => {
                     drop(known.copying.lock());
@@ -309,6 +367,16 @@ impl Union {
         )
     }
 
+    /// The digest of the image layer that the visible file comes from; `None` for what is in the upper or in a directory.
+    pub(crate) fn provenance(&self, inode: &Inode) -> Result<Option<String>> {
+        if inode.in_upper() {
+            return Ok(None);
+        }
+        let lowers = inode.lowers();
+        let top = lowers.first().ok_or(Error::Stale)?;
+        self.layers[top.layer].provenance(&top.node)
+    }
+
     /// The target of a symbolic link.
     pub(crate) fn link_target(&self, inode: &Inode) -> Result<OsString> {
         self.with_visible(
@@ -336,26 +404,42 @@ impl Union {
     }
 }
 
-/// Opens the lower directories, top first.
+/// The places of a directory that merges the roots of all layers.
+pub(crate) fn roots(layers: &[Arc<dyn Layer>]) -> Vec<LowerRef> {
+    let place = |(layer, of): (usize, &Arc<dyn Layer>)| LowerRef {
+        layer,
+        node: of.root(),
+    };
+    layers.iter().enumerate().map(place).collect()
+}
+
+/// Opens the lower layers, top first.
 pub(crate) fn open_layers(
-    paths: &[PathBuf],
+    lowers: &[Lower],
     space: MarkSpace,
+    cache: &Arc<PageCache>,
 ) -> std::result::Result<Vec<Arc<dyn Layer>>, SetupError> {
     // A quarter of the descriptors is for the layers' directories, however many layers there are.
-    let open_directories = descriptor_limit() / 4 / paths.len().max(1);
-    let bottom = paths.len().saturating_sub(1);
-    let open = |(index, path): (usize, &PathBuf)| {
-        open_layer(
-            path,
-            DirectoryKind {
-                space,
-                bottom: index == bottom,
-                tar_names: true,
-                open_directories,
-            },
-        )
+    let open_directories = descriptor_limit() / 4 / lowers.len().max(1);
+    let bottom = lowers.len().saturating_sub(1);
+    let open = |(index, lower): (usize, &Lower)| -> std::result::Result<Arc<dyn Layer>, SetupError> {
+        match lower {
+            Lower::Directory(path) => {
+                let kind = DirectoryKind {
+                    space,
+                    bottom: index == bottom,
+                    tar_names: true,
+                    open_directories,
+                };
+                open_layer(path, kind)
+            }
+            Lower::Index { path, repository } => {
+                let layer = ImageLayer::open(path, &Repository::at(repository), cache)?;
+                Ok(Arc::new(layer))
+            }
+        }
     };
-    paths.iter().enumerate().map(open).collect()
+    lowers.iter().enumerate().map(open).collect()
 }
 
 fn descriptor_limit() -> usize {

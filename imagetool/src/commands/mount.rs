@@ -9,6 +9,7 @@ use imagetool::error::StoreError;
 use imagetool::mounts::{MountRecord, Records, Server, Union};
 use imagetool::namespace::is_initial_user_namespace;
 use imagetool::store::{ContainerId, Store};
+use ufs::Lower;
 
 use super::output;
 use crate::cli::Context;
@@ -167,7 +168,7 @@ struct MountPlan {
 }
 
 /// The layers of an image, of a container (what it changed included), or the directories themselves.
-fn lowers(store: &Store, sources: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+fn lowers(store: &Store, sources: &[PathBuf]) -> anyhow::Result<Vec<Lower>> {
     let is_path = |source: &PathBuf| source.has_root() || source.starts_with(".") || source.starts_with("..");
     if let [source] = sources
         && !is_path(source)
@@ -176,13 +177,16 @@ fn lowers(store: &Store, sources: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             .to_str()
             .with_context(|| format!("{}: no image has such a name", source.display()))?;
         match store.resolve_image(name) {
-            Ok(image) => return Ok(store.layer_dirs(&image)?),
+            Ok(image) => {
+                let dirs = store.layer_dirs(&image)?;
+                return Ok(dirs.into_iter().map(Lower::Directory).collect());
+            }
             Err(StoreError::NoSuchImage(_)) => {}
             Err(error) => return Err(error.into()),
         }
         return match store.containers().get(name) {
             Ok(record) => {
-                let mut layers = vec![container::upper(store, &record)];
+                let mut layers = vec![container::upper(store, &record).into()];
                 layers.extend(container::lowers(store, &record)?);
                 Ok(layers)
             }
@@ -199,7 +203,7 @@ fn lowers(store: &Store, sources: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
                 .canonicalize()
                 .with_context(|| format!("layer {}", source.display()))?;
             if path.is_dir() {
-                Ok(path)
+                Ok(path.into())
             } else {
                 bail!("layer {} is not a directory", source.display())
             }

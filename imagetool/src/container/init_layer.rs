@@ -13,34 +13,28 @@
 //! the mode, owner, times and attributes of those that they stand before. When `/etc` itself is no directory it is
 //! left alone: the runtime resolves the way through it inside the container's root.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
+use ufs::Lower;
+use ufs::attr::FileType;
+use ufs::diff::{Node, Snapshot};
 
 use super::ContainerError;
 
 /// Directories that the default mounts cover.
 const DIRECTORIES: [&str; 3] = ["dev", "proc", "sys"];
 
-/// What an image shows at a path.
-#[derive(Debug)]
-enum Found {
-    Nothing,
-    Directory(PathBuf),
-    Other,
-}
-
 /// Makes the init layer in `init`, an empty directory. `files` are absolute destinations two levels deep, such as
 /// /etc/hosts; `hidden` are absolute paths in the view that must appear empty.
 pub(super) fn build<'a>(
     init: &Path,
-    lowers: &[PathBuf],
+    lowers: &[Lower],
     files: impl Iterator<Item = &'a str>,
     hidden: &[PathBuf],
 ) -> Result<(), ContainerError> {
@@ -52,107 +46,66 @@ pub(super) fn build<'a>(
             source,
         }
     };
-    if let Found::Directory(original) = find(lowers, Path::new("")) {
-        copy_attributes(&original, init).map_err(failed(Path::new("")))?;
+    let image = Snapshot::merged(lowers)
+        .map_err(io::Error::other)
+        .map_err(failed(Path::new("")))?;
+    if let Some(original) = directory(&image, Path::new("")).map_err(failed(Path::new("")))? {
+        take_attributes(&original, init).map_err(failed(Path::new("")))?;
     }
     for name in DIRECTORIES {
         let path = Path::new(name);
-        if !matches!(find(lowers, path), Found::Directory(_)) {
+        if directory(&image, path).map_err(failed(path))?.is_none() {
             make_directory(&init.join(path)).map_err(failed(path))?;
         }
     }
     for destination in files {
-        make_file(init, lowers, relative(Path::new(destination))).map_err(failed(Path::new(destination)))?;
+        make_file(init, &image, relative(Path::new(destination))).map_err(failed(Path::new(destination)))?;
     }
     for path in hidden {
-        hide(init, lowers, relative(path)).map_err(failed(path))?;
+        hide(init, &image, relative(path)).map_err(failed(path))?;
     }
     Ok(())
 }
 
+/// What the image shows at a path without a symbolic link on the way.
+fn find(image: &Snapshot, path: &Path) -> io::Result<Option<Node>> {
+    image.find(path.as_os_str()).map_err(io::Error::other)
+}
+
+/// The directory that the image shows at a path.
+fn directory(image: &Snapshot, path: &Path) -> io::Result<Option<Node>> {
+    Ok(find(image, path)?.filter(|node| node.file_type == FileType::Directory))
+}
+
 /// An empty file at `path`, unless the image has a plain one, or its directory is none.
-fn make_file(init: &Path, lowers: &[PathBuf], path: &Path) -> io::Result<()> {
+fn make_file(init: &Path, image: &Snapshot, path: &Path) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new(""));
-    if matches!(find(lowers, parent), Found::Other) || is_plain_file(lowers, path) {
+    let is_other = |node: Node| node.file_type != FileType::Directory;
+    let is_plain = |node: Node| node.file_type == FileType::Regular;
+    if find(image, parent)?.is_some_and(is_other) || find(image, path)?.is_some_and(is_plain) {
         return Ok(());
     }
-    make_parents(init, lowers, parent)?;
+    make_parents(init, image, parent)?;
     let file = File::create(init.join(path))?;
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
-    restore_times(init, lowers, parent)
+    restore_times(init, image, parent)
 }
 
 /// An opaque directory at `path`, where the image has a directory there.
-fn hide(init: &Path, lowers: &[PathBuf], path: &Path) -> io::Result<()> {
-    let Found::Directory(original) = find(lowers, path) else {
+fn hide(init: &Path, image: &Snapshot, path: &Path) -> io::Result<()> {
+    let Some(original) = directory(image, path)? else {
         return Ok(());
     };
     let parent = path.parent().unwrap_or(Path::new(""));
-    make_parents(init, lowers, parent)?;
+    make_parents(init, image, parent)?;
     make_directory(&init.join(path))?;
-    copy_attributes(&original, &init.join(path))?;
+    take_attributes(&original, &init.join(path))?;
     set_opaque(&init.join(path))?;
-    restore_times(init, lowers, parent)
-}
-
-/// What the layers show at a path without a symbolic link on the way. Whiteouts and opaque directories end the
-/// search, in overlayfs' encoding and in that of archives.
-fn find(lowers: &[PathBuf], path: &Path) -> Found {
-    'layer: for lower in lowers {
-        let mut place = lower.clone();
-        let mut last_opaque = false;
-        for name in path.components().filter_map(|component| match component {
-            Component::Normal(name) => Some(name),
-            _ => None,
-        }) {
-            if place.join(whiteout_name(name)).symlink_metadata().is_ok() {
-                return Found::Nothing;
-            }
-            last_opaque = last_opaque || is_opaque(&place);
-            place.push(name);
-            match place.symlink_metadata() {
-                Ok(metadata) if is_whiteout(&metadata) => return Found::Nothing,
-                Ok(metadata) if metadata.is_dir() => {}
-                Ok(_) => return Found::Other,
-                Err(_) if last_opaque => return Found::Nothing,
-                Err(_) => continue 'layer,
-            }
-        }
-        return Found::Directory(place);
-    }
-    Found::Nothing
-}
-
-/// Whether the image shows a regular file at a path.
-fn is_plain_file(lowers: &[PathBuf], path: &Path) -> bool {
-    if !matches!(find(lowers, path), Found::Other) {
-        return false;
-    }
-    lowers
-        .iter()
-        .find_map(|lower| lower.join(path).symlink_metadata().ok())
-        .is_some_and(|metadata| metadata.is_file())
-}
-
-fn whiteout_name(name: &OsStr) -> PathBuf {
-    let mut marker = b".wh.".to_vec();
-    marker.extend(name.as_bytes());
-    PathBuf::from(OsStr::from_bytes(&marker))
-}
-
-fn is_whiteout(metadata: &fs::Metadata) -> bool {
-    metadata.file_type().is_char_device() && metadata.rdev() == 0
-}
-
-fn is_opaque(directory: &Path) -> bool {
-    let marked = |name: &str| matches!(xattr::get(directory, name), Ok(Some(value)) if value == b"y");
-    directory.join(".wh..wh..opq").symlink_metadata().is_ok()
-        || marked("trusted.overlay.opaque")
-        || marked("user.overlay.opaque")
+    restore_times(init, image, parent)
 }
 
 /// Makes `path` and the directories above it in the init layer, each like the image's.
-fn make_parents(init: &Path, lowers: &[PathBuf], path: &Path) -> io::Result<()> {
+fn make_parents(init: &Path, image: &Snapshot, path: &Path) -> io::Result<()> {
     let mut place = PathBuf::new();
     for component in path.components() {
         place.push(component);
@@ -161,18 +114,18 @@ fn make_parents(init: &Path, lowers: &[PathBuf], path: &Path) -> io::Result<()> 
             continue;
         }
         make_directory(&made)?;
-        if let Found::Directory(original) = find(lowers, &place) {
-            copy_attributes(&original, &made)?;
+        if let Some(original) = directory(image, &place)? {
+            take_attributes(&original, &made)?;
         }
     }
     Ok(())
 }
 
 /// Gives `path` and what is above it the image's times again, which making entries has changed.
-fn restore_times(init: &Path, lowers: &[PathBuf], path: &Path) -> io::Result<()> {
+fn restore_times(init: &Path, image: &Snapshot, path: &Path) -> io::Result<()> {
     for place in path.ancestors() {
-        if let Found::Directory(original) = find(lowers, place) {
-            copy_times(&original.symlink_metadata()?, &init.join(place))?;
+        if let Some(original) = directory(image, place)? {
+            set_time(original.mtime, &init.join(place))?;
         }
     }
     Ok(())
@@ -186,34 +139,49 @@ fn make_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Owner, mode, extended attributes and times of a directory.
+/// Gives a directory the attributes of the image's.
+fn take_attributes(from: &Node, to: &Path) -> io::Result<()> {
+    set_owner(to, from.uid, from.gid)?;
+    fs::set_permissions(to, fs::Permissions::from_mode(from.mode))?;
+    for (name, value) in &from.xattrs {
+        // What the file system or our rights do not allow (a label, an access list in a user namespace) is left out.
+        let _ = xattr::set(to, name, value);
+    }
+    set_time(from.mtime, to)
+}
+
+/// Gives a directory the attributes of another one.
 pub(super) fn copy_attributes(from: &Path, to: &Path) -> io::Result<()> {
     let metadata = from.symlink_metadata()?;
-    match chown(to, Some(metadata.uid()), Some(metadata.gid())) {
-        // In a user namespace, an owner without a name there cannot be given: the union shows it as root anyway.
-        Err(error) if !matches!(error.raw_os_error(), Some(libc::EPERM | libc::EINVAL)) => return Err(error),
-        _ => {}
-    }
+    set_owner(to, metadata.uid(), metadata.gid())?;
     fs::set_permissions(to, fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
     for name in xattr::list(from)? {
         let overlays_own = [&b"trusted.overlay."[..], b"user.overlay."]
             .iter()
             .any(|own| name.as_bytes().starts_with(own));
-        // What the file system or our rights do not allow (a label, an access list in a user namespace) is left out.
         if !overlays_own && let Ok(Some(value)) = xattr::get(from, &name) {
             let _ = xattr::set(to, &name, &value);
         }
     }
-    copy_times(&metadata, to)
+    let nanos = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
+    set_time((metadata.mtime(), nanos), to)
 }
 
-fn copy_times(metadata: &fs::Metadata, to: &Path) -> io::Result<()> {
-    let accessed = TimeSpec::new(metadata.atime(), metadata.atime_nsec());
-    let modified = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
+fn set_owner(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    match chown(path, Some(uid), Some(gid)) {
+        // In a user namespace, an owner without a name there cannot be given: the union shows it as root anyway.
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EPERM | libc::EINVAL)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Sets the time of last modification; that of last access is nobody's interest here.
+fn set_time((seconds, nanos): (i64, u32), path: &Path) -> io::Result<()> {
+    let modified = TimeSpec::new(seconds, i64::from(nanos));
     Ok(utimensat(
         nix::fcntl::AT_FDCWD,
-        to,
-        &accessed,
+        path,
+        &TimeSpec::UTIME_OMIT,
         &modified,
         UtimensatFlags::NoFollowSymlink,
     )?)
@@ -266,9 +234,10 @@ mod tests {
 
         fn build(&self, hidden: &[&str]) {
             let hidden: Vec<PathBuf> = hidden.iter().map(PathBuf::from).collect();
+            let lowers: Vec<Lower> = self.lowers.iter().cloned().map(Lower::Directory).collect();
             build(
                 &self.init(""),
-                &self.lowers,
+                &lowers,
                 ["/etc/hosts", "/etc/resolv.conf"].into_iter(),
                 &hidden,
             )
@@ -368,7 +337,8 @@ mod tests {
             return;
         }
         scratch.build(&["/var/lib/shale"]);
-        assert!(is_opaque(&scratch.init("var/lib/shale")));
+        let marked = |name: &str| xattr::get(scratch.init("var/lib/shale"), name).unwrap().is_some();
+        assert!(marked("trusted.overlay.opaque") || marked("user.overlay.opaque"));
         assert_eq!(fs::read_dir(scratch.init("var/lib/shale")).unwrap().count(), 0);
     }
 }

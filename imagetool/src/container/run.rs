@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
+use ufs::Lower;
 
 use super::confined::Root;
 use super::process::{InUse, ProcessIdentity, Processes};
@@ -224,7 +225,7 @@ impl Life<'_> {
         Ok(())
     }
 
-    fn mount(&mut self, lowers: Vec<PathBuf>) -> Result<(), ContainerError> {
+    fn mount(&mut self, lowers: Vec<Lower>) -> Result<(), ContainerError> {
         copy_root_attributes(&self.directory.join("init"), &self.directory.join("upper"))?;
         let union = Union {
             lowers,

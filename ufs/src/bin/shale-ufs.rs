@@ -34,6 +34,8 @@ Options for -o, separated by commas (write `\\,` and `\\:` for a comma or colon 
   metacopy=off            copy data up also when only metadata changes
   userxattr               keep marks in user.overlay.* as rootless mounts do
   noacl                   no POSIX ACLs
+  repository=DIR          where lowers written @NAME are: indexed layers of a store
+  cache=MIB               memory for what is decompressed of archives
   timeout=SECONDS         how long the kernel keeps names and attributes
   threads=N               server threads
   allow_other dev suid noexec noatime fsname=NAME   as for mount.fuse

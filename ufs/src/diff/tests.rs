@@ -1,5 +1,6 @@
 use super::*;
 use std::fs as stdfs;
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 struct Tree {
@@ -52,7 +53,7 @@ impl Tree {
 
     fn changes(&self) -> Vec<String> {
         let path = |part| self.dir.path().join(part);
-        let snapshot = Snapshot::open(&path("upper"), &[path("lower")]).unwrap();
+        let snapshot = Snapshot::open(&path("upper"), &[path("lower").into()]).unwrap();
         let told = snapshot.changes().unwrap();
         told.iter()
             .map(|change| {
@@ -111,7 +112,11 @@ fn a_changed_mode_is_told_with_the_directories_above() {
     let path = tree.dir.path().join("upper/dir/file");
     stdfs::set_permissions(&path, stdfs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(tree.changes(), ["C dir", "C dir/file"]);
-    let snapshot = Snapshot::open(&tree.dir.path().join("upper"), &[tree.dir.path().join("lower")]).unwrap();
+    let snapshot = Snapshot::open(
+        &tree.dir.path().join("upper"),
+        &[tree.dir.path().join("lower").into()],
+    )
+    .unwrap();
     let told = snapshot.changes().unwrap();
     assert!(!told[0].self_changed, "only the file changed");
     assert!(told[1].self_changed);
@@ -119,6 +124,7 @@ fn a_changed_mode_is_told_with_the_directories_above() {
     snapshot
         .open_content(&told[1])
         .unwrap()
+        .into_reader()
         .read_to_string(&mut content)
         .unwrap();
     assert_eq!(content, "same");
@@ -167,7 +173,7 @@ fn a_stack_alone_is_all_added() {
     tree.write("lower/a", "below");
     tree.write("lower/b/c", "x");
     let path = |part| tree.dir.path().join(part);
-    let told = Snapshot::merged(&[path("upper"), path("lower")])
+    let told = Snapshot::merged(&[path("upper").into(), path("lower").into()])
         .unwrap()
         .changes()
         .unwrap();
@@ -186,7 +192,7 @@ fn names_of_the_tars_form_are_names_in_an_upper_and_markers_in_a_layer() {
     tree.write("upper/.wh.file", "");
     assert_eq!(tree.changes(), ["A .wh.file"]);
     let path = |part| tree.dir.path().join(part);
-    let told = Snapshot::merged(&[path("upper"), path("lower")])
+    let told = Snapshot::merged(&[path("upper").into(), path("lower").into()])
         .unwrap()
         .changes()
         .unwrap();

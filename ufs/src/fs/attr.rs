@@ -63,7 +63,7 @@ impl Fs {
     /// # Errors
     /// [`Error::ReadOnly`] without an upper, and what the upper's file system answers.
     pub fn change(&self, node: u64, change: &Change) -> Result<Attr> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         if !change.is_empty() {
             self.apply(&node.inode, &node, change)?;
         }

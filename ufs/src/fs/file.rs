@@ -13,6 +13,8 @@ use super::Fs;
 use crate::attr::FileType;
 use crate::error::{Doing, Error, Result};
 use crate::io_mode::{Side, Wish};
+use crate::layer::Content;
+use crate::stream::ReadAt;
 use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Node};
 use crate::upper::copy_up::Depth;
@@ -43,8 +45,35 @@ impl Handles {
 pub(crate) struct FileHandle {
     node: Arc<Node>,
     write: bool,
-    /// The descriptor, and the version of the content it belongs to.
-    current: Mutex<(u32, Arc<OwnedFd>)>,
+    /// Where its bytes are, and the version of the content that this is.
+    current: Mutex<(u32, Data)>,
+}
+
+/// Where an open file's bytes are.
+#[derive(Clone)]
+enum Data {
+    /// In a file of their own.
+    File(Arc<OwnedFd>),
+    /// Somewhere in a layer.
+    Source(Arc<dyn ReadAt>),
+}
+
+impl std::fmt::Debug for Data {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::File(_) => "File",
+            Self::Source(_) => "Source",
+        })
+    }
+}
+
+impl From<Content> for Data {
+    fn from(content: Content) -> Self {
+        match content {
+            Content::File(file) => Self::File(Arc::new(file)),
+            Content::Source(source) => Self::Source(source),
+        }
+    }
 }
 
 /// A file just opened.
@@ -52,8 +81,8 @@ pub(crate) struct FileHandle {
 pub struct Opened {
     /// For reading, writing and, at last, [`Fs::close`].
     pub handle: u64,
-    /// The descriptor behind it, for a backing.
-    pub file: Arc<OwnedFd>,
+    /// The descriptor behind it, for a backing, if its bytes are in a file of their own.
+    pub file: Option<Arc<OwnedFd>>,
     /// Which file that is, and what is wanted of it, for the choice of the I/O mode.
     pub wish: Wish,
 }
@@ -64,7 +93,7 @@ impl Fs {
     /// # Errors
     /// [`Error::ReadOnly`] for writing without an upper, and what the layers answer.
     pub fn open_file(&self, node: u64, flags: OFlags) -> Result<Opened> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         let inode = &node.inode;
         if inode.file_type != FileType::Regular {
             return Err(if inode.is_dir() {
@@ -81,21 +110,38 @@ impl Fs {
                 .copy_up(inode, if truncate { Depth::Emptied } else { Depth::Content })?;
         }
         let version = inode.content_version.load(Ordering::Acquire);
-        let (file, side) = self.open_content(inode, write)?;
-        if truncate {
-            sys::retry(|| fs::ftruncate(&file, 0)).doing("empty file")?;
-            sys::set_times(&file, SetTime::Keep, SetTime::Now).doing("set times")?;
-        }
-        let attr = sys::stat_fd(&file).doing("read attributes of open file")?;
-        let shared_below = side == Side::Lower && attr.nlink > 1;
-        let opened = self.register(&node, write, version, file);
+        let (data, side) = self.open_content(inode, write)?;
+        let (size_bytes, can_pass) = match &data {
+            Data::File(file) => {
+                if truncate {
+                    sys::retry(|| fs::ftruncate(file, 0)).doing("empty file")?;
+                    sys::set_times(file, SetTime::Keep, SetTime::Now).doing("set times")?;
+                }
+                let attr = sys::stat_fd(file).doing("read attributes of open file")?;
+                (
+                    attr.size_bytes,
+                    side == Side::Upper || self.has_one_name_below(inode)?,
+                )
+            }
+            Data::Source(source) => (source.size_bytes(), false),
+        };
+        let opened = self.register(&node, write, version, data);
         let wish = Wish {
             side,
             write,
-            size_bytes: attr.size_bytes,
-            can_pass: !shared_below,
+            size_bytes,
+            can_pass,
         };
         Ok(Opened { wish, ..opened })
+    }
+
+    /// Whether the lower file that holds the content is shown under one name only.
+    fn has_one_name_below(&self, inode: &Inode) -> Result<bool> {
+        let lowers = inode.lowers();
+        let Some(content) = lowers.last() else {
+            return Ok(true);
+        };
+        Ok(self.union.layers[content.layer].attr(&content.node)?.nlink <= 1)
     }
 
     /// Makes a handle of a file that was just made.
@@ -103,18 +149,21 @@ impl Fs {
     /// # Errors
     /// When the node is unknown.
     pub fn open_new(&self, node: u64, file: OwnedFd) -> Result<Opened> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         let version = node.inode.content_version.load(Ordering::Acquire);
-        Ok(self.register(&node, true, version, file))
+        Ok(self.register(&node, true, version, Content::File(file).into()))
     }
 
-    fn register(&self, node: &Arc<Node>, write: bool, version: u32, file: OwnedFd) -> Opened {
-        let file = Arc::new(file);
+    fn register(&self, node: &Arc<Node>, write: bool, version: u32, data: Data) -> Opened {
+        let file = match &data {
+            Data::File(file) => Some(Arc::clone(file)),
+            Data::Source(_) => None,
+        };
         let handle = self.handles.fresh();
         let open = FileHandle {
             node: Arc::clone(node),
             write,
-            current: Mutex::new((version, Arc::clone(&file))),
+            current: Mutex::new((version, data)),
         };
         self.handles.files.write().insert(handle, Arc::new(open));
         let wish = Wish {
@@ -127,7 +176,7 @@ impl Fs {
     }
 
     /// Opens what holds the content now. A file that a writer copies up meanwhile is opened anew.
-    fn open_content(&self, inode: &Inode, write: bool) -> Result<(OwnedFd, Side)> {
+    fn open_content(&self, inode: &Inode, write: bool) -> Result<(Data, Side)> {
         loop {
             let (in_upper, metadata_only) = {
                 let state = inode.state.read();
@@ -146,26 +195,26 @@ impl Fs {
                     }) if write => upper.open_file(inode, OFlags::WRONLY),
                     opened => opened,
                 };
-                return Ok((opened?, Side::Upper));
+                return Ok((Content::File(opened?).into(), Side::Upper));
             }
             match self.union.content_of(inode) {
-                Ok(file) => return Ok((file, Side::Lower)),
+                Ok(content) => return Ok((content.into(), Side::Lower)),
                 Err(_) if inode.in_upper() && !inode.state.read().metadata_only => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// The descriptor of a handle, on the content as it is now.
-    fn current(&self, handle: &FileHandle) -> Result<Arc<OwnedFd>> {
+    /// Where a handle's bytes are now.
+    fn current(&self, handle: &FileHandle) -> Result<Data> {
         let inode = &handle.node.inode;
         let version = inode.content_version.load(Ordering::Acquire);
         let mut current = handle.current.lock();
         if current.0 != version {
-            let (file, _) = self.open_content(inode, handle.write)?;
-            *current = (version, Arc::new(file));
+            let (data, _) = self.open_content(inode, handle.write)?;
+            *current = (version, data);
         }
-        Ok(Arc::clone(&current.1))
+        Ok(current.1.clone())
     }
 
     /// The node that a handle was opened on.
@@ -178,7 +227,10 @@ impl Fs {
     /// # Errors
     /// What the layer's file system answers.
     pub fn read(&self, handle: u64, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let file = self.current(self.handles.file(handle)?.as_ref())?;
+        let file = match self.current(self.handles.file(handle)?.as_ref())? {
+            Data::File(file) => file,
+            Data::Source(source) => return read_source(source.as_ref(), buffer, offset),
+        };
         let mut filled = 0;
         while filled < buffer.len() {
             let at = offset + filled as u64;
@@ -215,7 +267,10 @@ impl Fs {
         if !handle_ref.write {
             return Err(Error::UnknownHandle(handle));
         }
-        self.current(&handle_ref)
+        match self.current(&handle_ref)? {
+            Data::File(file) => Ok(file),
+            Data::Source(_) => Err(Error::Damaged("a writer has no file of its own")),
+        }
     }
 
     /// Brings what was written to the disk, unless the mount is volatile.
@@ -233,7 +288,9 @@ impl Fs {
         {
             return Ok(());
         }
-        let file = self.current(&handle)?;
+        let Data::File(file) = self.current(&handle)? else {
+            return Ok(());
+        };
         let sync = || {
             if data_only {
                 fs::fdatasync(&file)
@@ -259,7 +316,10 @@ impl Fs {
     /// # Errors
     /// ENXIO past the end, as `lseek(2)`.
     pub fn seek(&self, handle: u64, offset: u64, whence: i32) -> Result<u64> {
-        let file = self.current(self.handles.file(handle)?.as_ref())?;
+        let file = match self.current(self.handles.file(handle)?.as_ref())? {
+            Data::File(file) => file,
+            Data::Source(source) => return seek_source(source.size_bytes(), offset, whence),
+        };
         let from = match whence {
             libc::SEEK_DATA => SeekFrom::Data(offset),
             libc::SEEK_HOLE => SeekFrom::Hole(offset),
@@ -273,7 +333,10 @@ impl Fs {
     /// # Errors
     /// What the upper's file system answers.
     pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<usize> {
-        let source = self.current(self.handles.file(from.0)?.as_ref())?;
+        let Data::File(source) = self.current(self.handles.file(from.0)?.as_ref())? else {
+            // The kernel then reads and writes by itself.
+            return Err(Error::Unsupported("the source is no file of its own"));
+        };
         let target = self.writable_file(to.0)?;
         let length = usize::try_from(length)
             .unwrap_or(usize::MAX)
@@ -293,5 +356,25 @@ impl Fs {
         // The descriptor closes here, with no lock held.
         let handle = self.handles.files.write().remove(&handle)?;
         Some(Arc::clone(&handle.node))
+    }
+}
+
+/// Reads what is found in something larger; short only at the end.
+fn read_source(source: &dyn ReadAt, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    source.read_at(buffer, offset).map_err(|error| Error::Os {
+        doing: "read content",
+        source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+    })
+}
+
+/// What is found in something larger is all data.
+fn seek_source(size_bytes: u64, offset: u64, whence: i32) -> Result<u64> {
+    match whence {
+        libc::SEEK_DATA | libc::SEEK_HOLE if offset >= size_bytes => {
+            Err(Errno::NXIO).doing("look for data or hole")
+        }
+        libc::SEEK_DATA => Ok(offset),
+        libc::SEEK_HOLE => Ok(size_bytes),
+        _ => Err(Error::Invalid("only data and holes are looked for")),
     }
 }

@@ -110,7 +110,7 @@ impl Fs {
     /// # Errors
     /// [`Error::Exists`] when the name is taken, and what the upper's file system answers.
     pub fn link(&self, node: u64, new_parent: u64, new_name: &OsStr) -> Result<Entry> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         let parent = self.dir_node(new_parent)?;
         if node.inode.is_dir() {
             return Err(Error::Denied("directories have one name"));

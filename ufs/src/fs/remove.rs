@@ -128,13 +128,12 @@ impl Fs {
         Ok(())
     }
 
-    /// Finds a name and holds its node until the guard goes.
+    /// Finds a name whose file is about to change, and holds its node until the guard goes.
     pub(super) fn held(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<HeldNode<'_>> {
         let found = self.find(parent, name)?;
-        Ok(HeldNode {
-            fs: self,
-            node: self.union.adopt(parent, name, found)?,
-        })
+        let node = self.union.adopt(parent, name, found)?;
+        self.union.nodes.keep(&node.inode);
+        Ok(HeldNode { fs: self, node })
     }
 
     /// Clears the whiteouts that an empty merged directory still has in the upper, by exchanging it for an empty

@@ -125,7 +125,8 @@ impl Fs {
         }
         let lowers = inode.lowers();
         let Some(top) = lowers.first() else { return Ok(()) };
-        let found = resolve::by_path(&self.union.layers, &top.node.path)?;
+        let path = self.union.layers[top.layer].path(&top.node)?;
+        let found = resolve::by_path(&self.union.layers, &path)?;
         let same = found.len() == lowers.len()
             && found
                 .iter()
@@ -135,7 +136,7 @@ impl Fs {
             return Err(Error::SplitRename);
         }
         let dir = upper.dir_of(inode)?;
-        upper.set_mark(&dir, "redirect", &Redirect::absolute_value(&top.node.path))
+        upper.set_mark(&dir, "redirect", &Redirect::absolute_value(&path))
     }
 
     fn prepare_target(&self, upper: &Upper, target: &HeldNode<'_>, flags: RenameFlags) -> Result<()> {

@@ -13,13 +13,27 @@ use crate::error::{Doing, Error, Result};
 use crate::sys;
 use crate::upper::copy_up::Depth;
 
+/// Tells which layer of an image a file comes from. Answered, but neither listed nor stored, so that copies of a file
+/// do not carry it on.
+pub const PROVENANCE: &str = "user.shale.layer";
+
+/// On the root directory: what the server counts, as JSON.
+pub const COUNTERS: &str = "user.shale.counters";
+
 impl Fs {
     /// Reads an attribute.
     ///
     /// # Errors
     /// [`Error::NoAttribute`] when it is not set.
     pub fn xattr(&self, node: u64, name: &OsStr) -> Result<Vec<u8>> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
+        if name == PROVENANCE {
+            let layer = self.union.provenance(&node.inode)?;
+            return layer.map(String::into_bytes).ok_or(Error::NoAttribute);
+        }
+        if name == COUNTERS && node.id == super::ROOT {
+            return Ok(self.counters().into_bytes());
+        }
         let stored = self.union.space.to_stored(name)?;
         let value = self
             .union
@@ -32,12 +46,28 @@ impl Fs {
         })
     }
 
+    fn counters(&self) -> String {
+        let cache = self.union.cache.counters();
+        format!(
+            "{{\"nodes\":{},\"page_cache\":{{\"hits\":{},\"misses\":{},\"waits\":{},\"failures\":{},\
+             \"evictions\":{},\"bytes\":{},\"limit_bytes\":{}}}}}",
+            self.node_count(),
+            cache.hits,
+            cache.misses,
+            cache.waits,
+            cache.failures,
+            cache.evictions,
+            cache.bytes,
+            cache.limit_bytes,
+        )
+    }
+
     /// The names of all attributes that programs may see.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn xattr_names(&self, node: u64) -> Result<Vec<OsString>> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         let stored = self.union.stored_xattr_names(&node.inode)?;
         Ok(stored
             .iter()
@@ -50,8 +80,11 @@ impl Fs {
     /// # Errors
     /// As `setxattr(2)`.
     pub fn set_xattr(&self, node: u64, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         let inode = &node.inode;
+        if name == PROVENANCE {
+            return Err(Error::Denied("the attribute tells where a file comes from"));
+        }
         let stored = self.union.space.to_stored(name)?;
         let upper = self.union.writable()?;
         let mapped = if acl::is_acl(name) {
@@ -74,7 +107,7 @@ impl Fs {
     /// # Errors
     /// [`Error::NoAttribute`] when it is not set.
     pub fn remove_xattr(&self, node: u64, name: &OsStr) -> Result<()> {
-        let node = self.union.nodes.get(node)?;
+        let node = self.union.node(node)?;
         let inode = &node.inode;
         let stored = self.union.space.to_stored(name)?;
         let upper = self.union.writable()?;

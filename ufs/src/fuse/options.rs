@@ -2,13 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::SetupError;
 use crate::fuse::Behaviour;
 use crate::idmap::{IdMap, Squash};
-use crate::union::Layout;
+use crate::union::{Layout, Lower};
 
 /// How long the kernel keeps names and attributes by default: as good as forever.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1_000_000_000);
@@ -120,6 +120,7 @@ impl MountOptions {
     pub fn parse(arguments: &[OsString]) -> Result<Self, SetupError> {
         let mut options = Self::default();
         let (mut upper, mut work) = (None, None);
+        let (mut lowers, mut repository) = (Vec::new(), None);
         for argument in arguments {
             for option in split_unescaped(argument.as_bytes(), b',') {
                 let (name, value) = match option.iter().position(|&byte| byte == b'=') {
@@ -131,15 +132,21 @@ impl MountOptions {
                     "" => {}
                     "upperdir" => upper = Some(path(&name, value)?),
                     "workdir" => work = Some(path(&name, value)?),
+                    "lowerdir" => lowers = lower_parts(value)?,
+                    "repository" => repository = Some(path(&name, value)?),
                     _ => options.set(&name, value)?,
                 }
             }
         }
+        options.layout.lowers = lowers
+            .into_iter()
+            .map(|part| lower(part, repository.as_deref()))
+            .collect();
         options.layout.upper = match (upper, work) {
             (Some(upper), Some(work)) if !options.flags.read_only => Some((upper, work)),
             // Mounted read-only, the upper is one more layer on top.
             (Some(upper), _) if options.flags.read_only => {
-                options.layout.lowers.insert(0, upper);
+                options.layout.lowers.insert(0, Lower::Directory(upper));
                 None
             }
             (None, None) => None,
@@ -155,14 +162,6 @@ impl MountOptions {
 
     fn set(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), SetupError> {
         match name {
-            "lowerdir" => {
-                let value = value
-                    .filter(|value| !value.is_empty())
-                    .ok_or(SetupError::NoLayers)?;
-                self.layout.lowers = split_unescaped(value, b':')
-                    .map(|part| layer_path(&part))
-                    .collect::<Result<_, _>>()?;
-            }
             "uidmapping" => self.ids.users = ranges(name, value)?,
             "gidmapping" => self.ids.groups = ranges(name, value)?,
             "squash_to_root" => {
@@ -174,6 +173,7 @@ impl MountOptions {
             "squash_to_uid" => self.squash(Some(number(name, value)?), None),
             "squash_to_gid" => self.squash(None, Some(number(name, value)?)),
             "squash_overflow" => self.ids.squash = Squash::Overflow,
+            "cache" => self.layout.cache_bytes = Some(u64::from(number(name, value)?) << 20),
             "timeout" => self.behaviour.timeout = seconds(name, value)?,
             "threads" => self.threads = Some(threads(name, value)?),
             "passthrough" => self.behaviour.passthrough = switch(name, value)?,
@@ -236,6 +236,27 @@ fn unescape(text: &[u8]) -> PathBuf {
         }
     }
     PathBuf::from(OsString::from_vec(path))
+}
+
+fn lower_parts(value: Option<&[u8]>) -> Result<Vec<PathBuf>, SetupError> {
+    let value = value
+        .filter(|value| !value.is_empty())
+        .ok_or(SetupError::NoLayers)?;
+    split_unescaped(value, b':')
+        .map(|part| layer_path(&part))
+        .collect()
+}
+
+/// With a repository, `@NAME` is an index in it.
+fn lower(part: PathBuf, repository: Option<&Path>) -> Lower {
+    let name = part.as_os_str().as_bytes().strip_prefix(b"@");
+    match (name, repository) {
+        (Some(name), Some(repository)) => Lower::Index {
+            path: repository.join(OsStr::from_bytes(name)),
+            repository: repository.to_path_buf(),
+        },
+        _ => Lower::Directory(part),
+    }
 }
 
 fn layer_path(part: &[u8]) -> Result<PathBuf, SetupError> {
@@ -310,10 +331,31 @@ mod tests {
         MountOptions::parse(&[OsString::from(text)])
     }
 
+    fn directories(paths: &[&str]) -> Vec<Lower> {
+        paths.iter().map(|path| Lower::Directory(path.into())).collect()
+    }
+
+    #[test]
+    fn an_index_is_named_in_its_repository() {
+        let options = parse("lowerdir=/init:@chains/abc:/base,repository=/r").unwrap();
+        let index = Lower::Index {
+            path: "/r/chains/abc".into(),
+            repository: "/r".into(),
+        };
+        let expected = [
+            Lower::Directory("/init".into()),
+            index,
+            Lower::Directory("/base".into()),
+        ];
+        assert_eq!(options.layout.lowers, expected);
+        let without = parse("lowerdir=@chains/abc").unwrap();
+        assert_eq!(without.layout.lowers, directories(&["@chains/abc"]));
+    }
+
     #[test]
     fn layers_are_read_top_first() {
         let options = parse("lowerdir=/a:/b,upperdir=/u,workdir=/w").unwrap();
-        assert_eq!(options.layout.lowers, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(options.layout.lowers, directories(&["/a", "/b"]));
         assert_eq!(options.layout.upper, Some(("/u".into(), "/w".into())));
         assert!(!options.flags.read_only);
     }
@@ -321,15 +363,14 @@ mod tests {
     #[test]
     fn colons_and_commas_are_escaped_by_backslash() {
         let options = parse(r"lowerdir=/a\:b:/c\,d:/e\\f").unwrap();
-        let expected: Vec<PathBuf> = ["/a:b", "/c,d", r"/e\f"].iter().map(PathBuf::from).collect();
-        assert_eq!(options.layout.lowers, expected);
+        assert_eq!(options.layout.lowers, directories(&["/a:b", "/c,d", r"/e\f"]));
         assert!(options.flags.read_only);
     }
 
     #[test]
     fn read_only_makes_the_upper_a_layer() {
         let options = parse("ro,lowerdir=/a,upperdir=/u,workdir=/w").unwrap();
-        assert_eq!(options.layout.lowers, [PathBuf::from("/u"), PathBuf::from("/a")]);
+        assert_eq!(options.layout.lowers, directories(&["/u", "/a"]));
         assert_eq!(options.layout.upper, None);
     }
 

@@ -188,7 +188,7 @@ impl fuser::Filesystem for Adapter {
             Ok(opened) => opened,
             Err(error) => return reply.error(errno(&error)),
         };
-        match self.choose_mode(&opened, || reply.open_backing(&*opened.file)) {
+        match self.choose_mode(&opened, |file| reply.open_backing(file)) {
             Ok((flags, backing)) => match backing_id(backing.as_ref()) {
                 Some(backing) => reply.opened_passthrough(FileHandle(opened.handle), flags, backing),
                 None => reply.opened(FileHandle(opened.handle), flags),
@@ -220,7 +220,7 @@ impl fuser::Filesystem for Adapter {
         };
         let attr = file_attr(&entry.attr);
         let handle = FileHandle(opened.handle);
-        match self.choose_mode(&opened, || reply.open_backing(&*opened.file)) {
+        match self.choose_mode(&opened, |file| reply.open_backing(file)) {
             Ok((flags, backing)) => match backing_id(backing.as_ref()) {
                 Some(backing) => {
                     reply.created_passthrough(&self.ttl(), &attr, Generation(0), handle, flags, backing);

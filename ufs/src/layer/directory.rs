@@ -143,10 +143,11 @@ impl DirectoryLayer {
 
     /// The directory that holds `node`, and its name there. The root has none.
     fn place<'a>(&self, node: &'a LayerNode) -> Result<Option<(Arc<OpenDir>, &'a OsStr)>> {
-        if node.path.is_empty() {
+        let path = path_of(node)?;
+        if path.is_empty() {
             return Ok(None);
         }
-        let bytes = node.path.as_bytes();
+        let bytes = path.as_bytes();
         let (dir, name) = match bytes.iter().rposition(|&byte| byte == b'/') {
             Some(slash) => (&bytes[..slash], &bytes[slash + 1..]),
             None => (&[][..], bytes),
@@ -188,7 +189,7 @@ impl DirectoryLayer {
     }
 
     fn has_opaque_file(&self, dir: &LayerNode) -> Result<bool> {
-        match sys::stat_at(&*self.dir(&dir.path)?, OsStr::new(whiteout::OPAQUE_NAME)) {
+        match sys::stat_at(&*self.dir(path_of(dir)?)?, OsStr::new(whiteout::OPAQUE_NAME)) {
             Ok(_) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error).doing("look for an opaque marker"),
@@ -201,28 +202,29 @@ impl DirectoryLayer {
             return Ok(table);
         }
         let mut table = LinkTable::new();
-        let mut pending = vec![LayerNode::root()];
+        let mut pending = vec![self.root()];
         while let Some(dir) = pending.pop() {
-            let listed = self.dir(&dir.path).and_then(|fd| Ok((fd, self.read_dir(&dir)?)));
+            let path = path_of(&dir)?;
+            let listed = self.dir(path).and_then(|fd| Ok((fd, self.read_dir(&dir)?)));
             let (fd, entries) = match listed {
                 Ok(listed) => listed,
                 // A name that nobody here can reach needs no link (rootless).
                 Err(error) => {
-                    tracing::debug!(dir = %dir.path.display(), %error, "hard links are not looked for here");
+                    tracing::debug!(dir = %path.display(), %error, "hard links are not looked for here");
                     continue;
                 }
             };
             for entry in entries {
                 match entry.file_type {
                     None => {}
-                    Some(FileType::Directory) => pending.push(dir.child(&entry.name)),
+                    Some(FileType::Directory) => pending.push(child(path, &entry.name)),
                     Some(_) => {
                         let attr = sys::stat_at(&fd, &entry.name).doing("look for hard links")?;
                         if attr.nlink > 1 {
                             table
                                 .entry((attr.dev, attr.ino))
                                 .or_default()
-                                .push(dir.child(&entry.name));
+                                .push(child(path, &entry.name));
                         }
                     }
                 }
@@ -247,7 +249,8 @@ impl Layer for DirectoryLayer {
     }
 
     fn lookup(&self, dir: &LayerNode, name: &OsStr) -> Result<Found> {
-        let fd = self.dir(&dir.path)?;
+        let path = path_of(dir)?;
+        let fd = self.dir(path)?;
         let attr = match sys::stat_at(&fd, name) {
             Ok(attr) => attr,
             Err(Errno::NOENT) if self.has_tar_whiteout(&fd, name)? => return Ok(Found::Whiteout),
@@ -261,12 +264,13 @@ impl Layer for DirectoryLayer {
         if whiteout::is_device(attr.mode, attr.rdev) || self.is_marked_whiteout(&fd, name, &attr)? {
             return Ok(Found::Whiteout);
         }
-        Ok(Found::Entry(dir.child(name), attr))
+        Ok(Found::Entry(child(path, name), attr))
     }
 
     fn read_dir(&self, dir: &LayerNode) -> Result<Vec<LayerEntry>> {
-        let fd = self.dir(&dir.path)?;
-        if !dir.path.is_empty() && self.is_foreign(&sys::stat_fd(&fd).doing("read directory of layer")?) {
+        let path = path_of(dir)?;
+        let fd = self.dir(path)?;
+        if !path.is_empty() && self.is_foreign(&sys::stat_fd(&fd).doing("read directory of layer")?) {
             return Ok(Vec::new());
         }
         let open = sys::open_at(&fd, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY);
@@ -368,6 +372,30 @@ impl Layer for DirectoryLayer {
             vec![node.clone()]
         })
     }
+
+    fn path(&self, node: &LayerNode) -> Result<Arc<OsStr>> {
+        path_of(node).cloned()
+    }
+}
+
+/// The path of a place in a directory. A place in an index is none here.
+fn path_of(node: &LayerNode) -> Result<&Arc<OsStr>> {
+    match node {
+        LayerNode::Path(path) => Ok(path),
+        LayerNode::Entry(_) => Err(Error::Damaged("a place of another layer")),
+    }
+}
+
+/// The place of `name` in the directory `dir`.
+fn child(dir: &OsStr, name: &OsStr) -> LayerNode {
+    if dir.is_empty() {
+        return LayerNode::at(name);
+    }
+    let mut path = OsString::with_capacity(dir.len() + 1 + name.len());
+    path.push(dir);
+    path.push("/");
+    path.push(name);
+    LayerNode::at(&path)
 }
 
 impl DirectoryLayer {

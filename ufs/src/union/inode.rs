@@ -7,9 +7,14 @@
 //! Nearly always a file has one node, whose id is the inode's number. A second one is made when the kernel has to
 //! leave the first behind (see `io_mode`): then both lead to the same inode.
 //!
+//! A file that lies in one place of an indexed layer and was never changed is *light*: its number alone tells where
+//! it is, so nothing is kept of it but how often the kernel was told of it. Its node is made when a request needs one
+//! and goes with the last user. Before such a file changes, its node becomes one that is kept.
+//!
 //! Lock order: `Inode::copying` (child before parent), then `Inode::entries` (parent before child; of two directories
 //! the one with the smaller number first), then `Inode::state`, then the tables in the order `by_id`, `current`,
-//! `inodes`, `by_upper`. Data moves under `copying` alone; `state` and the tables are never held over I/O.
+//! `light`, `inodes`, `by_upper`, `by_place`. Data moves under `copying` alone; `state` and the tables are never held
+//! over I/O.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -20,8 +25,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 
 use super::LowerRef;
+use super::light::Light;
 use crate::attr::FileType;
-use crate::error::{Error, Result};
 use crate::io_mode::IoState;
 
 /// A name of a file in the merged tree.
@@ -168,12 +173,23 @@ pub(crate) enum Hold {
     /// The file must be looked up again when this inode is not being copied up; and if the same is found then, held
     /// with this doubt, for it is another file.
     Doubt(Arc<Inode>, Doubt),
+    /// A light file has the number: its node must be kept, and the file looked up again.
+    Light,
 }
 
 /// A doubt about identity: where the known file and the found one were seen in the upper.
 pub(crate) type Doubt = (Option<u64>, Option<u64>);
 
 impl Node {
+    pub(super) fn light(inode: Arc<Inode>) -> Self {
+        Self {
+            id: inode.ino,
+            inode,
+            lookups: AtomicU64::new(0),
+            io: Mutex::default(),
+        }
+    }
+
     fn hold(self: &Arc<Self>) -> Arc<Self> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
         Arc::clone(self)
@@ -191,7 +207,7 @@ impl Link {
 pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) inode: Arc<Inode>,
-    /// How many answers named this node and are not yet forgotten.
+    /// How many answers named this node and are not yet forgotten. Of a light node they are counted elsewhere.
     lookups: AtomicU64,
     pub(crate) io: Mutex<IoState>,
 }
@@ -212,6 +228,9 @@ pub(crate) struct Nodes {
     inodes: RwLock<HashMap<u64, Weak<Inode>>>,
     /// Copied-up files by their number in the upper.
     by_upper: RwLock<HashMap<u64, Weak<Inode>>>,
+    /// Directories that are kept, by the numbers of their places in indexed layers: light files find their parent here.
+    by_place: RwLock<HashMap<u64, Weak<Inode>>>,
+    light: Light,
     /// Size of the tables of weak references at which the dead ones are taken out.
     sweep_at: AtomicUsize,
 }
@@ -223,7 +242,12 @@ const SWEEP_MIN: usize = 1024;
 pub(crate) const ROOT: u64 = 1;
 
 impl Nodes {
-    pub(crate) fn new(root: Arc<Inode>) -> Self {
+    /// A table that knows the root. `writable`: files can change.
+    pub(crate) fn new(root: Arc<Inode>, writable: bool) -> Self {
+        let light = Light::default();
+        if !writable {
+            light.stop_counting();
+        }
         let node = Node {
             id: ROOT,
             inode: root,
@@ -237,12 +261,69 @@ impl Nodes {
             next_second: AtomicU64::new(SECOND_NODES),
             inodes: RwLock::default(),
             by_upper: RwLock::default(),
+            by_place: RwLock::default(),
+            light,
             sweep_at: AtomicUsize::new(SWEEP_MIN),
         }
     }
 
-    pub(crate) fn get(&self, id: u64) -> Result<Arc<Node>> {
-        self.by_id.read().get(&id).cloned().ok_or(Error::UnknownNode(id))
+    /// The node, if it is kept, or light and in use.
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Node>> {
+        let kept = self.by_id.read().get(&id).cloned();
+        kept.or_else(|| self.light.in_use(id))
+    }
+
+    /// Counts one more answer that names a light file, unless its node is kept.
+    pub(crate) fn hold_light(&self, id: u64) -> bool {
+        let by_id = self.by_id.read();
+        let light = !by_id.contains_key(&id) && !self.is_left_behind(id);
+        if light {
+            self.light.hold(id);
+        }
+        light
+    }
+
+    /// The node of a light file, made of `inode` if there is none yet.
+    pub(crate) fn light_node(&self, inode: Inode) -> Arc<Node> {
+        let by_id = self.by_id.read();
+        match by_id.get(&inode.ino) {
+            Some(node) => Arc::clone(node),
+            None => self.light.node(inode),
+        }
+    }
+
+    /// Keeps the node of a light file from here on: it is about to change.
+    pub(crate) fn keep(&self, inode: &Arc<Inode>) {
+        let mut by_id = self.by_id.write();
+        if by_id.contains_key(&inode.ino) {
+            return;
+        }
+        let Some((node, lookups)) = self.light.take(inode) else {
+            return;
+        };
+        self.inodes.write().insert(inode.ino, Arc::downgrade(inode));
+        node.lookups.store(lookups, Ordering::Relaxed);
+        by_id.insert(node.id, node);
+    }
+
+    /// The kept directory that this place of an indexed layer belongs to.
+    pub(crate) fn at_place(&self, number: u64) -> Option<Arc<Inode>> {
+        self.by_place.read().get(&number)?.upgrade()
+    }
+
+    pub(crate) fn note_place(&self, number: u64, inode: &Arc<Inode>) {
+        let known = |table: &HashMap<u64, Weak<Inode>>| {
+            table
+                .get(&number)
+                .is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(inode)))
+        };
+        if !known(&self.by_place.read()) {
+            self.by_place.write().insert(number, Arc::downgrade(inode));
+        }
+    }
+
+    fn is_left_behind(&self, ino: u64) -> bool {
+        self.any_current.load(Ordering::Acquire) && self.current.read().contains_key(&ino)
     }
 
     /// The copied-up inode that has this number in the upper, if the kernel holds it.
@@ -277,6 +358,9 @@ impl Nodes {
             None => self.inodes.read().get(&candidate.ino).and_then(Weak::upgrade),
         };
         let Some(known) = known else {
+            if self.light.is_known(candidate.ino) {
+                return Hold::Light;
+            }
             return Hold::Node(self.insert(&mut by_id, id, Arc::new(candidate)));
         };
         match known.compare(&candidate) {
@@ -306,6 +390,7 @@ impl Nodes {
     /// Leaves a node behind, if lookups still answer it: they answer a new one from here on.
     pub(crate) fn replace(&self, node: &Node) {
         let inode = &node.inode;
+        self.keep(inode);
         if self.current_id(inode.ino) != node.id {
             return;
         }
@@ -338,6 +423,12 @@ impl Nodes {
         if id == ROOT {
             return;
         }
+        {
+            let by_id = self.by_id.read();
+            if !by_id.contains_key(&id) {
+                return self.light.forget(id, count);
+            }
+        }
         let mut by_id = self.by_id.write();
         let Some(node) = by_id.get(&id) else { return };
         let before = node.lookups.fetch_sub(count, Ordering::Relaxed);
@@ -367,6 +458,7 @@ impl Nodes {
         self.sweep_at.store((2 * nodes).max(SWEEP_MIN), Ordering::Relaxed);
         self.inodes.write().retain(|_, inode| inode.strong_count() > 0);
         self.by_upper.write().retain(|_, inode| inode.strong_count() > 0);
+        self.by_place.write().retain(|_, inode| inode.strong_count() > 0);
     }
 
     /// Once the first node is gone, a second one lives only as long as the kernel holds it.
@@ -387,6 +479,6 @@ impl Nodes {
 
     /// How many nodes the kernel holds.
     pub(crate) fn len(&self) -> usize {
-        self.by_id.read().len()
+        self.by_id.read().len() + self.light.len()
     }
 }

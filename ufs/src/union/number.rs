@@ -7,13 +7,20 @@
 //! bits 47-0   the file's number in its layer
 //! ```
 //!
+//! An index of several layers counts as so many: its own numbers say which of them in bits 48 and up. So the numbers
+//! of an image's files do not depend on how many of its layers are merged into one index.
+//!
 //! Counting from the bottom keeps numbers when layers are added on top. A file that was copied up keeps its number
 //! through the `overlay.shale.ino` mark of its copy.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::layer::Layer;
 
 const OWN_BITS: u32 = 48;
 const HANDED_OUT: u64 = 1 << 62;
@@ -24,30 +31,87 @@ pub(crate) const LAYERS_MAX: usize = (1 << 13) - 1;
 /// Gives every file of every layer its number.
 #[derive(Debug)]
 pub(crate) struct Numbers {
-    /// Device of each layer's root, top first.
-    devices: Vec<u64>,
+    /// Top first.
+    layers: Vec<Tagged>,
     upper_device: u64,
     handed_out: Mutex<HashMap<(u64, u64, u64), u64>>,
     next: AtomicU64,
 }
 
+/// How the numbers of one layer are tagged.
+#[derive(Debug, Clone, Copy)]
+struct Tagged {
+    /// The tag, or the first one of an index.
+    tag: u64,
+    /// How many tags it has.
+    count: u64,
+    /// Device of a directory's root; `None` for an index, whose numbers are its own.
+    device: Option<u64>,
+}
+
 impl Numbers {
-    pub(crate) fn new(devices: Vec<u64>, upper_device: u64) -> Self {
-        Self {
-            devices,
+    /// For layers, top first.
+    ///
+    /// # Errors
+    /// When a layer's root cannot be read, or there are more layers than tags.
+    pub(crate) fn of_layers(layers: &[Arc<dyn Layer>], upper_device: u64) -> Result<Self> {
+        let kinds = layers.iter().map(|layer| match layer.number_tags() {
+            Some(tags) => Ok((tags, None)),
+            None => Ok((1, Some(layer.root_attr()?.dev))),
+        });
+        Self::new(kinds.collect::<Result<_>>()?, upper_device)
+    }
+
+    /// For the number of tags and device of each layer, top first.
+    fn new(kinds: Vec<(u64, Option<u64>)>, upper_device: u64) -> Result<Self> {
+        let mut next = 1;
+        let tagged = |(count, device): &(u64, Option<u64>)| {
+            let tag = next;
+            next += count;
+            Tagged {
+                tag,
+                count: *count,
+                device: *device,
+            }
+        };
+        let mut layers: Vec<Tagged> = kinds.iter().rev().map(tagged).collect();
+        layers.reverse();
+        if next > LAYERS_MAX as u64 + 1 {
+            return Err(Error::Invalid("more layers than inode numbers can tell apart"));
+        }
+        Ok(Self {
+            layers,
             upper_device,
             handed_out: Mutex::default(),
             next: AtomicU64::new(HANDED_OUT),
-        }
+        })
     }
 
     /// The number of a file of the layer with this index, counted from the top.
     pub(crate) fn of_lower(&self, layer: usize, device: u64, ino: u64) -> u64 {
-        let tag = (self.devices.len() - layer) as u64;
-        if self.devices[layer] == device && ino >> OWN_BITS == 0 {
-            return tag << OWN_BITS | ino;
+        let Tagged {
+            tag,
+            count,
+            device: own,
+        } = self.layers[layer];
+        let fits = match own {
+            None => ino >> OWN_BITS < count,
+            Some(own) => own == device && ino >> OWN_BITS == 0,
+        };
+        if fits {
+            return (tag << OWN_BITS) + ino;
         }
         self.hand_out((tag, device, ino))
+    }
+
+    /// The layer that a number belongs to, and the file's number there, if numbers of that layer lead back to files.
+    pub(crate) fn layer_of(&self, number: u64) -> Option<(usize, u64)> {
+        let tag = number >> OWN_BITS;
+        // Ascending towards the bottom's end: the tags fall from the top layer on.
+        let layer = self.layers.partition_point(|layer| layer.tag > tag);
+        let found = self.layers.get(layer)?;
+        let own = found.device.is_none() && tag - found.tag < found.count;
+        own.then(|| (layer, number - (found.tag << OWN_BITS)))
     }
 
     /// The number of a file born in the upper.
@@ -70,9 +134,13 @@ impl Numbers {
 mod tests {
     use super::*;
 
+    fn directories(devices: &[u64]) -> Numbers {
+        Numbers::new(devices.iter().map(|device| (1, Some(*device))).collect(), 7).unwrap()
+    }
+
     #[test]
     fn layers_and_upper_never_share_a_number() {
-        let numbers = Numbers::new(vec![7, 7], 7);
+        let numbers = directories(&[7, 7]);
         let all = [
             numbers.of_upper(7, 5),
             numbers.of_lower(0, 7, 5),
@@ -83,18 +151,53 @@ mod tests {
 
     #[test]
     fn a_layer_on_top_changes_no_number_below() {
-        let before = Numbers::new(vec![7], 7).of_lower(0, 7, 5);
-        let after = Numbers::new(vec![8, 7], 7).of_lower(1, 7, 5);
+        let before = directories(&[7]).of_lower(0, 7, 5);
+        let after = directories(&[8, 7]).of_lower(1, 7, 5);
         assert_eq!(before, after);
     }
 
     #[test]
     fn large_and_foreign_numbers_are_handed_out_once() {
-        let numbers = Numbers::new(vec![7], 7);
+        let numbers = directories(&[7]);
         let large = numbers.of_lower(0, 7, 1 << 60);
         let foreign = numbers.of_lower(0, 9, 5);
         assert_ne!(large, foreign);
         assert_eq!(large, numbers.of_lower(0, 7, 1 << 60));
         assert!(large >= HANDED_OUT && foreign >= HANDED_OUT);
+    }
+
+    #[test]
+    fn merging_layers_into_one_index_changes_no_number() {
+        // A directory at the bottom, then five layers of an image, then a directory.
+        let merged = Numbers::new(vec![(1, Some(7)), (5, None), (1, Some(7))], 7).unwrap();
+        let split = Numbers::new(vec![(1, Some(7)), (2, None), (3, None), (1, Some(7))], 7).unwrap();
+        assert_eq!(merged.of_lower(1, 0, 3 << 48 | 9), split.of_lower(1, 0, 9));
+        assert_eq!(
+            merged.of_lower(1, 0, 2 << 48 | 9),
+            split.of_lower(2, 0, 2 << 48 | 9)
+        );
+        assert_eq!(merged.of_lower(0, 7, 9), split.of_lower(0, 7, 9));
+    }
+
+    #[test]
+    fn numbers_of_indexes_lead_back() {
+        let numbers = Numbers::new(vec![(1, Some(7)), (2, None), (3, None), (1, Some(7))], 7).unwrap();
+        for (layer, ino) in [(1, 9), (1, 1 << 48 | 9), (2, 0), (2, 2 << 48 | 1)] {
+            assert_eq!(
+                numbers.layer_of(numbers.of_lower(layer, 0, ino)),
+                Some((layer, ino))
+            );
+        }
+        for number in [
+            1,
+            5,
+            numbers.of_lower(0, 7, 5),
+            numbers.of_lower(3, 7, 5),
+            HANDED_OUT,
+            3 << 61,
+            u64::MAX,
+        ] {
+            assert_eq!(numbers.layer_of(number), None, "{number:x}");
+        }
     }
 }

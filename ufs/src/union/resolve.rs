@@ -12,7 +12,7 @@ use super::LowerRef;
 use crate::attr::{Attr, FileType};
 use crate::error::{Error, Result};
 use crate::layer::marks::{Marks, Redirect};
-use crate::layer::{Found, Layer, LayerNode};
+use crate::layer::{Found, Layer};
 
 /// Where to look in the layers that are still to be asked.
 enum Search<'a> {
@@ -190,7 +190,7 @@ fn next(layers: &[Arc<dyn Layer>], search: &mut Search<'_>) -> Result<Option<(us
 /// Follows a path through one layer. Redirects met on the way change the path for the layers below.
 fn walk(layer: &dyn Layer, components: &mut VecDeque<OsString>) -> Result<(Found, bool)> {
     let path: Vec<OsString> = components.iter().cloned().collect();
-    let mut node = LayerNode::root();
+    let mut node = layer.root();
     let mut stop = false;
     for (depth, name) in path.iter().enumerate() {
         let last = depth + 1 == path.len();

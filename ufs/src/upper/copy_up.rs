@@ -25,6 +25,7 @@ use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
 use crate::layer::Content;
 use crate::layer::marks::{self, Redirect};
+use crate::stream::ReadAt;
 use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Link};
 use crate::union::{LowerRef, Union, resolve};
@@ -43,6 +44,9 @@ pub(crate) enum Depth {
 /// Bytes moved by one call where blocks cannot be shared.
 const COPY_CHUNK_BYTES: usize = 4 << 20;
 
+/// Bytes read at a time from what is no file of its own.
+const SOURCE_CHUNK_BYTES: usize = 256 << 10;
+
 impl Union {
     /// Makes sure that `inode` is in the upper, to the given depth.
     pub(crate) fn copy_up(&self, inode: &Arc<Inode>, depth: Depth) -> Result<()> {
@@ -50,6 +54,8 @@ impl Union {
         if is_done(inode, depth) {
             return Ok(());
         }
+        // Before the copy can be met by its name: there must be one inode for both.
+        self.nodes.keep(inode);
         let _copying = inode.copying.lock();
         if is_done(inode, depth) {
             return Ok(());
@@ -145,13 +151,14 @@ impl Union {
             return Ok(None);
         }
         let content = lowers.last().ok_or(Error::Stale)?;
-        let path = &lowers.first().ok_or(Error::Stale)?.node.path;
+        let top = lowers.first().ok_or(Error::Stale)?;
+        let path = self.layers[top.layer].path(&top.node)?;
         // The path must lead to this very file, also where layers above hold something else under it.
-        let places = resolve::by_path(&self.layers, path)?;
+        let places = resolve::by_path(&self.layers, &path)?;
         let leads_there = places
             .last()
             .is_some_and(|(place, _)| place.layer == content.layer && place.node == content.node);
-        Ok(leads_there.then(|| Redirect::absolute_value(path)))
+        Ok(leads_there.then(|| Redirect::absolute_value(&path)))
     }
 
     /// Makes the copy under `name` in the work directory. Returns its number.
@@ -265,13 +272,12 @@ impl Union {
     }
 
     /// Opens the content of a file that is not whole in the upper.
-    pub(crate) fn content_of(&self, inode: &Inode) -> Result<OwnedFd> {
+    pub(crate) fn content_of(&self, inode: &Inode) -> Result<Content> {
         let lowers = inode.lowers();
         let place = lowers
             .last()
             .ok_or(Error::Damaged("a metadata-only copy has lost its content"))?;
-        let Content::File(file) = self.layers[place.layer].content(&place.node)?;
-        Ok(file)
+        self.layers[place.layer].content(&place.node)
     }
 
     /// Brings the content into a metadata-only copy. Until the mark is removed, the content below counts.
@@ -325,11 +331,43 @@ pub(crate) fn keeping_times<T>(dir: &OwnedFd, change: impl FnOnce() -> Result<T>
     Ok(result)
 }
 
-/// Copies content, by sharing blocks where the file system can, else extent by extent, holes left out.
-fn copy_content(upper: &Upper, from: &OwnedFd, to: &OwnedFd, size_bytes: u64) -> Result<()> {
-    if size_bytes == 0 {
-        return Ok(());
+fn copy_content(upper: &Upper, from: &Content, to: &OwnedFd, size_bytes: u64) -> Result<()> {
+    match from {
+        _ if size_bytes == 0 => Ok(()),
+        Content::File(from) => copy_file(upper, from, to, size_bytes),
+        Content::Source(from) => copy_source(from.as_ref(), to, size_bytes),
     }
+}
+
+/// Copies bytes that are not a file of their own.
+fn copy_source(from: &dyn ReadAt, to: &OwnedFd, size_bytes: u64) -> Result<()> {
+    let mut buffer = vec![0; SOURCE_CHUNK_BYTES.min(usize::try_from(size_bytes).unwrap_or(usize::MAX))];
+    let mut offset = 0;
+    while offset < size_bytes {
+        let read = from.read_at(&mut buffer, offset).map_err(|error| Error::Os {
+            doing: "read data to copy",
+            source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+        })?;
+        if read == 0 {
+            return Err(Error::Damaged("a content is shorter than its file"));
+        }
+        write_all(to, &buffer[..read], offset)?;
+        offset += read as u64;
+    }
+    Ok(())
+}
+
+fn write_all(to: &OwnedFd, data: &[u8], offset: u64) -> Result<()> {
+    let mut written = 0;
+    while written < data.len() {
+        let at = offset + written as u64;
+        written += sys::retry(|| rustix::io::pwrite(to.as_fd(), &data[written..], at)).doing("write copy")?;
+    }
+    Ok(())
+}
+
+/// Copies a file, by sharing blocks where the file system can, else extent by extent, holes left out.
+fn copy_file(upper: &Upper, from: &OwnedFd, to: &OwnedFd, size_bytes: u64) -> Result<()> {
     if upper.can_reflink.load(Ordering::Relaxed) {
         match fs::ioctl_ficlone(to, from) {
             Ok(()) => return Ok(()),
@@ -385,12 +423,7 @@ fn copy_by_hand(from: &OwnedFd, to: &OwnedFd, mut start: u64, end: u64) -> Resul
         if read == 0 {
             return Ok(());
         }
-        let mut written = 0;
-        while written < read {
-            let at = start + written as u64;
-            written += sys::retry(|| rustix::io::pwrite(to.as_fd(), &buffer[written..read], at))
-                .doing("write copy")?;
-        }
+        write_all(to, &buffer[..read], start)?;
         start += read as u64;
     }
     Ok(())

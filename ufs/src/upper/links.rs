@@ -71,7 +71,8 @@ impl Union {
             union: self,
             ids: Vec::new(),
         };
-        let Some((parent, name)) = self.shown_at(layer, place, &mut held)? else {
+        let path = self.layers[layer].path(place)?;
+        let Some((parent, name)) = self.shown_at(layer, place, path.as_bytes(), &mut held)? else {
             return Ok(None);
         };
         if Arc::ptr_eq(&parent, &asked.parent) && name == asked.name {
@@ -98,10 +99,11 @@ impl Union {
     fn shown_at<'a>(
         &self,
         layer: usize,
-        place: &'a LayerNode,
+        place: &LayerNode,
+        path: &'a [u8],
         held: &mut Held<'_>,
     ) -> Result<Option<(Arc<Inode>, &'a OsStr)>> {
-        let shown = self.shown_below(&self.root, layer, place, place.path.as_bytes(), held)?;
+        let shown = self.shown_below(&self.root, layer, place, path, held)?;
         if shown.is_some() {
             return Ok(shown);
         }
@@ -118,15 +120,26 @@ impl Union {
                 let Some(found) = found else { continue };
                 let node = self.adopt(&dir, &entry.name, found)?;
                 held.ids.push(node.id);
-                let within = |part: &&LowerRef| part.layer == layer && is_within(place, &part.node);
-                if let Some(part) = node.inode.lowers().iter().find(within) {
-                    let rest = &place.path.as_bytes()[part.node.path.len() + 1..];
+                if let Some(rest) = self.rest_within(&node.inode.lowers(), layer, path)? {
                     let shown = self.shown_below(&node.inode, layer, place, rest, held)?;
                     if shown.is_some() {
                         return Ok(shown);
                     }
                 }
                 pending.push(Arc::clone(&node.inode));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is left of `path` below one of these directories, if it lies in one of them.
+    fn rest_within<'a>(&self, dirs: &[LowerRef], layer: usize, path: &'a [u8]) -> Result<Option<&'a [u8]>> {
+        for part in dirs.iter().filter(|part| part.layer == layer) {
+            let dir = self.layers[layer].path(&part.node)?;
+            let rest = path.strip_prefix(dir.as_bytes());
+            let rest = rest.and_then(|rest| rest.strip_prefix(b"/"));
+            if rest.is_some() && !dir.is_empty() {
+                return Ok(rest);
             }
         }
         Ok(None)
@@ -160,12 +173,6 @@ impl Union {
         }
         Ok(None)
     }
-}
-
-/// Whether a place lies somewhere in a directory of the same layer.
-fn is_within(place: &LayerNode, dir: &LayerNode) -> bool {
-    let rest = place.path.as_bytes().strip_prefix(dir.path.as_bytes());
-    !dir.path.is_empty() && rest.is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 /// Nodes that are held as the kernel would hold them, while they are worked on.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::attr::Time;
-use crate::layer::{Content, LayerEntry, Space};
+use crate::layer::{Content, LayerEntry, LayerNode, Space};
+use crate::union::roots;
 use std::collections::BTreeMap;
 
 /// A layer made of values: paths and what is there.
@@ -49,8 +50,14 @@ impl Layer for Mock {
         Ok(attr(libc::S_IFDIR))
     }
     fn lookup(&self, dir: &LayerNode, name: &OsStr) -> Result<Found> {
-        let node = dir.child(name);
-        Ok(match self.0.get(node.path.to_str().unwrap()) {
+        let (dir, name) = (path_of(dir), name.to_str().unwrap());
+        let path = if dir.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{dir}/{name}")
+        };
+        let node = LayerNode::at(OsStr::new(&path));
+        Ok(match self.0.get(path.as_str()) {
             None => Found::Absent,
             Some(What::Whiteout) => Found::Whiteout,
             Some(What::Dir(_)) => Found::Entry(node, attr(libc::S_IFDIR)),
@@ -58,7 +65,7 @@ impl Layer for Mock {
         })
     }
     fn marks(&self, node: &LayerNode, _: &Attr) -> Result<Marks> {
-        Ok(match self.0.get(node.path.to_str().unwrap()) {
+        Ok(match self.0.get(path_of(node)) {
             Some(What::Dir(marks)) => marks.clone(),
             Some(What::Copy(redirect)) => Marks {
                 metacopy: true,
@@ -92,6 +99,9 @@ impl Layer for Mock {
     fn hard_links(&self, _: &LayerNode, _: &Attr) -> Result<Vec<LayerNode>> {
         unreachable!()
     }
+    fn path(&self, _: &LayerNode) -> Result<Arc<OsStr>> {
+        unreachable!()
+    }
 }
 
 fn dir() -> What {
@@ -109,13 +119,11 @@ fn absolute(path: &str) -> Redirect {
     Redirect::Absolute(path.split('/').map(OsString::from).collect())
 }
 
-fn roots(layers: &[Arc<dyn Layer>]) -> Vec<LowerRef> {
-    (0..layers.len())
-        .map(|layer| LowerRef {
-            layer,
-            node: LayerNode::root(),
-        })
-        .collect()
+fn path_of(node: &LayerNode) -> &str {
+    match node {
+        LayerNode::Path(path) => path.to_str().unwrap(),
+        LayerNode::Entry(_) => unreachable!(),
+    }
 }
 
 /// Where `name` of the root is found, as `layer:path`.
@@ -127,7 +135,7 @@ fn found(layers: &[Arc<dyn Layer>], name: &str) -> Vec<String> {
 fn shown(places: &Places) -> Vec<String> {
     places
         .iter()
-        .map(|(place, _)| format!("{}:{}", place.layer, place.node.path.display()))
+        .map(|(place, _)| format!("{}:{}", place.layer, path_of(&place.node)))
         .collect()
 }
 
