@@ -42,7 +42,7 @@ pub enum LayerError {
     Build(#[from] BuildError),
     /// A content could not be read.
     #[error("read a file's content")]
-    Read(#[source] io::Error),
+    Read(#[from] io::Error),
     /// The store cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),

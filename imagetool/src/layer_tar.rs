@@ -1,31 +1,33 @@
-//! A snapshot's changes as a layer's tar stream.
+//! A snapshot's changes as the members of a layer's tar stream.
 //!
 //! Sorted by path, so the same changes give the same bytes. A removed name becomes an empty `.wh.NAME`; further names of
 //! a file become hard links to its first one; a file with holes is written in pax's sparse form where that saves
 //! something; sockets, which tar cannot hold, are left out. Directories that are only told because of what lies below
 //! are written too: without them the layer would hide their owner and mode.
+//!
+//! ```text
+//! changes ──► entries (pure) ──┬──► write_changes: one plain tar stream
+//!                              └──► commit: contents by several threads, see `crate::commit`
+//! ```
 
-use std::collections::HashMap;
-use std::fs::File;
+pub mod moment;
+
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::unistd::{Whence, lseek64};
 use ufs::attr::FileType;
 use ufs::diff::{Change, Node, Snapshot};
 use ufs::layer::{Content, whiteout};
 
+use self::moment::{Moment, consistent_copy};
 use crate::archive::member::{Kind, Member};
 use crate::archive::write::{Writer, file_entry};
 use crate::error::ImageError;
 
 /// Holes smaller than this altogether are written out: readers of plain files are everywhere.
 const HOLES_MIN_BYTES: u64 = 64 << 10;
-/// How often a file that changes while it is read is read again.
-const TRIES: u32 = 5;
 
 /// Whether somebody may be writing to the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +39,111 @@ pub enum Files<'a> {
     InUse(&'a Path),
 }
 
+/// One member to be written.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    /// What it is made from.
+    pub change: &'a Change,
+    /// The member; of a file that is in use its size and time are not known yet.
+    pub member: Member,
+    /// An earlier entry that is another name of the same file.
+    pub same_as: Option<usize>,
+}
+
+impl Entry<'_> {
+    /// Whether it has a content that nothing before it has.
+    pub fn has_content(&self) -> bool {
+        self.member.kind == Kind::Regular && self.change.node.is_some() && self.same_as.is_none()
+    }
+
+    /// The path in the file system, for messages.
+    pub fn shown(&self) -> String {
+        shown(self.change)
+    }
+}
+
+fn shown(change: &Change) -> String {
+    format!("/{}", change.path.display())
+}
+
+/// The members that tell these changes, in order.
+///
+/// # Errors
+/// When the root directory itself is said to be gone.
+pub fn entries(changes: &[Change]) -> Result<Vec<Entry<'_>>, ImageError> {
+    let mut entries: Vec<Entry<'_>> = Vec::with_capacity(changes.len());
+    // file → its first entry
+    let mut first: HashMap<u64, usize> = HashMap::new();
+    for change in changes {
+        let Some(node) = &change.node else {
+            let member = whiteout_entry(change).ok_or_else(|| {
+                ImageError::Invalid(format!("{}: the root directory cannot be removed", shown(change)))
+            })?;
+            entries.push(Entry {
+                change,
+                member,
+                same_as: None,
+            });
+            continue;
+        };
+        let name = change.path.file_name();
+        if name.and_then(whiteout::parse_tar_name).is_some() {
+            tracing::warn!(
+                "{}: left out, since the name would delete a file of the layers below",
+                shown(change)
+            );
+            continue;
+        }
+        let Some(member) = member(change.path.as_os_str().as_bytes(), node) else {
+            tracing::debug!("socket left out: {}", shown(change));
+            continue;
+        };
+        let mut same_as = None;
+        if node.nlink > 1 && node.file_type != FileType::Directory {
+            let at = *first.entry(node.ino).or_insert(entries.len());
+            same_as = (at != entries.len()).then_some(at);
+        }
+        entries.push(Entry {
+            change,
+            member,
+            same_as,
+        });
+    }
+    Ok(entries)
+}
+
+/// Under which names files were written, for their further names.
+#[derive(Debug, Default)]
+pub struct Names(BTreeMap<usize, Vec<u8>>);
+
+impl Names {
+    /// Notes that the entry with this number was written, so that others may be links to it.
+    pub fn written(&mut self, at: usize, entry: &Entry<'_>) {
+        let is_linked = entry.change.node.as_ref().is_some_and(|node| node.nlink > 1);
+        if is_linked && entry.member.kind != Kind::Directory {
+            self.0
+                .entry(entry.same_as.unwrap_or(at))
+                .or_insert_with(|| entry.member.path.clone());
+        }
+    }
+
+    /// The hard link that an entry becomes; `None` when no name of its file was written so far.
+    pub fn link(&self, entry: &Entry<'_>) -> Option<Member> {
+        let first = self.0.get(&entry.same_as?)?;
+        Some(Member {
+            kind: Kind::HardLink,
+            link: first.clone(),
+            size_bytes: 0,
+            xattrs: Vec::new(),
+            ..entry.member.clone()
+        })
+    }
+}
+
 /// Writes changes as a tar stream, end marker included.
+///
+/// # Errors
+/// When a file cannot be read or the stream not written.
 pub fn write_changes(
     snapshot: &Snapshot,
     changes: &[Change],
@@ -45,77 +151,62 @@ pub fn write_changes(
     out: impl Write,
 ) -> Result<(), ImageError> {
     let mut writer = Writer::new(out);
-    // inode → the name it was written under
-    let mut written: HashMap<u64, Vec<u8>> = HashMap::new();
-    for change in changes {
-        let path = change.path.as_os_str().as_bytes();
-        let shown = || format!("/{}", change.path.display());
-        let Some(node) = &change.node else {
-            let entry = whiteout_entry(change).ok_or_else(|| {
-                ImageError::Invalid(format!("{}: the root directory cannot be removed", shown()))
-            })?;
-            writer
-                .member(&entry, &mut io::empty())
-                .map_err(ImageError::io("write the removal of", shown()))?;
-            continue;
-        };
-        if change
-            .path
-            .file_name()
-            .and_then(whiteout::parse_tar_name)
-            .is_some()
-        {
-            tracing::warn!(
-                "{}: left out, since the name would delete a file of the layers below",
-                shown()
-            );
+    let mut names = Names::default();
+    for (at, entry) in entries(changes)?.iter().enumerate() {
+        let failed = |error| ImageError::io("write", entry.shown())(error);
+        if let Some(link) = names.link(entry) {
+            writer.member(&link, &mut io::empty()).map_err(failed)?;
             continue;
         }
-        let Some(mut member) = member(path, node) else {
-            tracing::debug!("socket left out: {}", shown());
+        if entry.change.node.is_none() || entry.member.kind != Kind::Regular {
+            writer.member(&entry.member, &mut io::empty()).map_err(failed)?;
+            names.written(at, entry);
             continue;
-        };
-        if node.nlink > 1 && node.file_type != FileType::Directory {
-            if let Some(first) = written.get(&node.ino) {
-                member.kind = Kind::HardLink;
-                member.link.clone_from(first);
-                member.size_bytes = 0;
-                member.xattrs.clear();
-                writer
-                    .member(&member, &mut io::empty())
-                    .map_err(ImageError::io("write", shown()))?;
+        }
+        let (file, moment) = match (open(snapshot, entry.change)?, files) {
+            (None, _) => continue, // gone meanwhile
+            (Some(content @ Content::Source(_)), _) => {
+                let mut reader = content.into_reader();
+                writer.member(&entry.member, &mut reader).map_err(failed)?;
+                names.written(at, entry);
                 continue;
             }
-            written.insert(node.ino, path.to_vec());
-        }
-        if node.file_type != FileType::Regular {
-            writer
-                .member(&member, &mut io::empty())
-                .map_err(ImageError::io("write", shown()))?;
-            continue;
-        }
-        let file = snapshot
-            .open_content(change)
-            .map_err(|error| ImageError::Changes(Box::new(error)))?;
-        let file = match (files, file) {
-            (_, Content::Source(source)) => {
-                let mut reader = Content::Source(source).into_reader();
-                writer
-                    .member(&member, &mut reader)
-                    .map_err(ImageError::io("write", shown()))?;
-                continue;
+            (Some(Content::File(file)), Files::AtRest) => {
+                let file = std::fs::File::from(file);
+                let moment = Moment::at_rest(&file).map_err(failed)?;
+                (file, moment)
             }
-            (Files::AtRest, Content::File(file)) => file.into(),
-            (Files::InUse(folder), Content::File(file)) => {
-                consistent_copy(file.into(), folder).map_err(ImageError::io("copy", shown()))?
+            (Some(Content::File(file)), Files::InUse(folder)) => {
+                consistent_copy(file.into(), folder).map_err(ImageError::io("copy", entry.shown()))?
             }
         };
-        write_file(&mut writer, member, file).map_err(ImageError::io("write", shown()))?;
+        moment.warn(&entry.shown());
+        if moment.is_same_file(entry.change) {
+            names.written(at, entry);
+        }
+        write_file(
+            &mut writer,
+            moment.apply(entry.member.clone(), entry.change),
+            file,
+        )
+        .map_err(failed)?;
     }
     writer
         .finish()
         .and_then(|mut out| out.flush())
         .map_err(ImageError::io("write", "the layer"))
+}
+
+/// Opens the content of a file; `None` when it is gone.
+///
+/// # Errors
+/// When it is there and cannot be opened.
+pub fn open(snapshot: &Snapshot, change: &Change) -> Result<Option<Content>, ImageError> {
+    match snapshot.open_content(change) {
+        Ok(content) => Ok(Some(content)),
+        Err(ufs::error::Error::NotFound) => Ok(None),
+        Err(error) => Err(ImageError::Changes(Box::new(error))),
+    }
 }
 
 /// The marker that says that a path is gone.
@@ -171,53 +262,30 @@ fn member(path: &[u8], node: &Node) -> Option<Member> {
     })
 }
 
-/// Writes a regular file, with its holes where they are worth it.
-fn write_file<W: Write>(writer: &mut Writer<W>, mut member: Member, mut file: File) -> io::Result<()> {
-    member.size_bytes = file.metadata()?.len();
-    let segments = segments(&file, member.size_bytes)?;
+/// The pieces of a file to be written in the sparse form; `None` when its holes are not worth it.
+pub fn worthwhile(segments: &[(u64, u64)], size_bytes: u64) -> Option<&[(u64, u64)]> {
     let stored: u64 = segments.iter().map(|(_, length)| length).sum();
-    if member.size_bytes - stored < HOLES_MIN_BYTES {
+    (size_bytes.saturating_sub(stored) >= HOLES_MIN_BYTES).then_some(segments)
+}
+
+/// Writes a regular file; the member says which of its parts are holes.
+fn write_file<W: Write>(writer: &mut Writer<W>, member: Member, mut file: std::fs::File) -> io::Result<()> {
+    let Some(segments) = member.segments.clone() else {
         file.seek(SeekFrom::Start(0))?;
         return writer.member(&member, &mut file);
-    }
+    };
     let mut pieces = Pieces {
         file,
-        segments: segments.clone(),
+        segments,
         at: 0,
         left: 0,
     };
-    member.segments = Some(segments);
     writer.member(&member, &mut pieces)
-}
-
-/// Where a file has data, in whole blocks but for the file's end; all of it where the file system cannot tell.
-fn segments(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
-    let mut segments = Vec::new();
-    let mut at = 0i64;
-    let end = i64::try_from(size).unwrap_or(i64::MAX);
-    while at < end {
-        let data = match lseek64(file, at, Whence::SeekData) {
-            Ok(data) => data,
-            Err(Errno::ENXIO) => break,
-            Err(Errno::EINVAL) if at == 0 => return Ok(vec![(0, size)]),
-            Err(error) => return Err(error.into()),
-        };
-        let hole = lseek64(file, data, Whence::SeekHole)?.min(end);
-        if hole <= data {
-            break;
-        }
-        if data % 512 != 0 || (hole % 512 != 0 && hole < end) {
-            return Ok(vec![(0, size)]); // such pieces do not mean the same to every reader
-        }
-        segments.push((data.unsigned_abs(), (hole - data).unsigned_abs()));
-        at = hole;
-    }
-    Ok(segments)
 }
 
 /// The data of a file with holes, one piece after another.
 struct Pieces {
-    file: File,
+    file: std::fs::File,
     segments: Vec<(u64, u64)>,
     at: usize,
     left: u64,
@@ -238,28 +306,4 @@ impl Read for Pieces {
         self.left -= count as u64;
         Ok(count)
     }
-}
-
-/// A copy that was made while the file did not change; the last one when the file never rests.
-fn consistent_copy(mut file: File, folder: &Path) -> io::Result<File> {
-    let stamp = |file: &File| -> io::Result<(u64, i64, i64, i64, i64)> {
-        let m = file.metadata()?;
-        Ok((m.len(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec()))
-    };
-    let mut copy = tempfile::tempfile_in(folder)?;
-    for _ in 0..TRIES {
-        let before = stamp(&file)?;
-        copy.set_len(0)?;
-        for (offset, length) in segments(&file, before.0)? {
-            file.seek(SeekFrom::Start(offset))?;
-            copy.seek(SeekFrom::Start(offset))?;
-            io::copy(&mut Read::by_ref(&mut file).take(length), &mut copy)?;
-        }
-        copy.set_len(before.0)?;
-        if stamp(&file)? == before {
-            break;
-        }
-    }
-    copy.seek(SeekFrom::Start(0))?;
-    Ok(copy)
 }

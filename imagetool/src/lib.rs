@@ -29,6 +29,7 @@ pub mod load;
 pub mod manifest;
 pub mod mounts;
 pub mod namespace;
+pub mod parallel;
 pub mod progress;
 pub mod reference;
 pub mod rootless;

@@ -77,6 +77,13 @@ pub struct Bar {
 }
 
 impl Bar {
+    /// Counts bytes that were dealt with.
+    pub fn add(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(bytes);
+        }
+    }
+
     /// Counts what is read.
     pub fn wrap<'a, R: Read + Send + 'a>(&self, reader: R) -> Box<dyn Read + Send + 'a> {
         match &self.bar {

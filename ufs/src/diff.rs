@@ -83,6 +83,14 @@ pub struct Node {
     places: Vec<LowerRef>,
 }
 
+impl Node {
+    /// Whether attributes and content are those of one file of the topmost layer, not of a file below.
+    #[must_use]
+    pub fn is_whole_on_top(&self) -> bool {
+        matches!(self.places.as_slice(), [place] if place.layer == 0)
+    }
+}
+
 /// An upper over its lowers, or a stack of lowers alone, ready to be compared.
 pub struct Snapshot {
     /// The upper first, when there is one.

@@ -55,20 +55,32 @@ impl<W: Write> Writer<W> {
 
     /// Writes a member. `content` must give exactly the bytes of a regular file, or of the pieces of a sparse one.
     pub fn member(&mut self, member: &Member, content: &mut dyn Read) -> io::Result<()> {
+        let data_bytes = self.begin(member)?;
+        let copied = io::copy(&mut content.take(data_bytes), &mut self.out)?;
+        if copied < data_bytes {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file became shorter while it was read",
+            ));
+        }
+        self.end(data_bytes)
+    }
+
+    /// Writes what stands before a member's content; tells how many bytes of content belong after it. They are written
+    /// to [`Writer::out`], then [`Writer::end`] is called with the same number.
+    pub fn begin(&mut self, member: &Member) -> io::Result<u64> {
+        let is_file = member.kind == Kind::Regular;
         let map = member
             .segments
             .as_ref()
-            .map(|segments| sparse_map(segments, member.size_bytes));
-        let data: u64 = match &member.segments {
+            .map(|segments| sparse_map(segments, member.size_bytes))
+            .filter(|_| is_file);
+        let data_bytes = match &member.segments {
+            _ if !is_file => 0,
             Some(segments) => segments.iter().map(|(_, length)| length).sum(),
             None => member.size_bytes,
         };
-        let map_bytes = map.as_ref().map_or(0, |map| map.len() as u64);
-        let stored = if member.kind == Kind::Regular {
-            map_bytes + data
-        } else {
-            0
-        };
+        let stored = map.as_ref().map_or(0, |map| map.len() as u64) + data_bytes;
         let records = pax_records(member, stored);
         if !records.is_empty() {
             let mut header = header(b"././@PaxHeader", b'x', 0o644, records.len() as u64);
@@ -83,20 +95,20 @@ impl<W: Write> Writer<W> {
         let mut block = header(&path, type_byte(member.kind), member.mode, stored);
         fill(&mut block, member);
         self.block(&mut block)?;
-        if member.kind == Kind::Regular {
-            if let Some(map) = map {
-                self.out.write_all(&map)?;
-            }
-            let copied = io::copy(&mut content.take(data), &mut self.out)?;
-            if copied < data {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the file became shorter while it was read",
-                ));
-            }
-            self.pad(stored)?;
+        if let Some(map) = map {
+            self.out.write_all(&map)?;
         }
-        Ok(())
+        Ok(data_bytes)
+    }
+
+    /// Where contents are written to.
+    pub fn out(&mut self) -> &mut W {
+        &mut self.out
+    }
+
+    /// Writes what stands after so many bytes of content. A sparse file's map is whole blocks.
+    pub fn end(&mut self, data_bytes: u64) -> io::Result<()> {
+        self.pad(data_bytes)
     }
 
     /// Writes the end marker.

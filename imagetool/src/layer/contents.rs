@@ -66,6 +66,37 @@ impl Taken {
     }
 }
 
+/// A content that was read and hashed, but not staged; its copy goes away with it. Two are equal when their contents
+/// are.
+#[derive(Debug)]
+pub struct Unstaged {
+    taken: Taken,
+    path: Option<PathBuf>,
+}
+
+impl Unstaged {
+    /// The size of the file, holes included.
+    pub fn size_bytes(&self) -> u64 {
+        self.taken.size_bytes()
+    }
+}
+
+impl PartialEq for Unstaged {
+    fn eq(&self, other: &Self) -> bool {
+        self.taken == other.taken
+    }
+}
+
+impl Drop for Unstaged {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::debug!("left for the end of the work: {}: {error}", path.display());
+        }
+    }
+}
+
 /// Where contents go.
 #[derive(Debug, Clone)]
 pub struct Contents {
@@ -125,17 +156,34 @@ impl Contents {
     }
 
     /// Takes a whole file, with its holes, by a reflink where the file system can. `None` when it is empty. The file
-    /// must not change meanwhile; where it may, compare [`Taken::size_bytes`] and the file's times afterwards.
+    /// must not change meanwhile.
     pub fn take_file(&self, file: &File) -> Result<Option<Taken>, LayerError> {
+        let unstaged = self.read_file(file)?;
+        Ok(unstaged.map(|unstaged| self.stage(unstaged)).transpose()?)
+    }
+
+    /// Copies and hashes a whole file, but stages nothing: for one that may change meanwhile, and then has to be read
+    /// again.
+    pub fn read_file(&self, file: &File) -> Result<Option<Unstaged>, LayerError> {
         let size_bytes = file.metadata().map_err(LayerError::Read)?.len();
         if size_bytes <= PACK_BYTES_MAX {
             let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
             file.read_exact_at(&mut bytes, 0).map_err(LayerError::Read)?;
             let digest = Sha256::digest(&bytes).into();
-            return Ok((size_bytes > 0).then_some(Taken::Small { digest, bytes }));
+            return Ok((size_bytes > 0).then_some(Unstaged {
+                taken: Taken::Small { digest, bytes },
+                path: None,
+            }));
         }
         let (object, path) = self.create()?;
-        let taken = if rustix::fs::ioctl_ficlone(&object, file).is_ok() {
+        let mut unstaged = Unstaged {
+            taken: Taken::Object {
+                digest: [0; 32],
+                size_bytes,
+            },
+            path: Some(path.clone()),
+        };
+        unstaged.taken = if rustix::fs::ioctl_ficlone(&object, file).is_ok() {
             let clone = File::open(&path).map_err(StoreError::io("open", &path))?;
             let size_bytes = clone.metadata().map_err(StoreError::io("look at", &path))?.len();
             let digest = hash_file(&clone, size_bytes).map_err(StoreError::io("read", &path))?;
@@ -144,10 +192,29 @@ impl Contents {
             let digest = copy_file(file, size_bytes, &object, &path)?;
             Taken::Object { digest, size_bytes }
         };
-        if let Taken::Object { digest, .. } = &taken {
-            self.name(&path, digest)?;
+        Ok(Some(unstaged))
+    }
+
+    /// Stages what was read.
+    pub fn stage(&self, mut unstaged: Unstaged) -> Result<Taken, StoreError> {
+        if let (Some(path), Taken::Object { digest, .. }) = (&unstaged.path, &unstaged.taken) {
+            self.name(path, digest)?;
         }
-        Ok(Some(taken))
+        unstaged.path = None;
+        // what is left to be dropped owns nothing
+        Ok(std::mem::replace(
+            &mut unstaged.taken,
+            Taken::Object {
+                digest: [0; 32],
+                size_bytes: 0,
+            },
+        ))
+    }
+
+    /// Opens a staged object.
+    pub fn open_staged(&self, digest: &ufs::index::Sha256) -> Result<File, StoreError> {
+        let path = self.staged.join(hex(digest));
+        File::open(&path).map_err(StoreError::io("open", &path))
     }
 
     fn take_large(
