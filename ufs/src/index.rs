@@ -11,9 +11,14 @@
 //! found by binary search, and nothing is kept on the heap per file. The bytes are described in `docs/store-format.md`.
 
 pub mod build;
+mod emit;
 mod error;
+mod format;
 pub mod merge;
 mod read;
+mod sets;
+#[cfg(test)]
+mod testing;
 
 use crate::attr::{FileType, Time};
 

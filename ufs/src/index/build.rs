@@ -1,9 +1,45 @@
-//! Building the index of one layer from the members of its archive.
+//! Building the index of one layer from the members of its archive. Pure.
+//!
+//! ```text
+//! members, in any order ──► Tree (names, files, contents) ──► finish: links that waited, markers, order ──► Finished
+//! ```
+//!
+//! Invariants:
+//! - a marker hides lower layers only, so the order of members does not matter: a whiteout of a name that the layer has
+//!   itself makes a directory opaque and is nothing for a file;
+//! - of two members with one name the last one counts; directories are merged;
+//! - a symbolic link of the layer that stands on the way is followed as it would be inside a container;
+//! - attributes by which an overlay steers itself are dropped.
+//!
+//! A tree of a million files takes about 130 bytes for each: names, files and contents lie in arenas and are found
+//! through tables of 32-bit numbers. A hostile archive costs time and memory in proportion to its size, whatever it
+//! holds; nothing recurses. Specification: OCI image-spec, layer.md.
 
-use std::io::{self, Write};
+mod contents;
+mod finish;
+mod tree;
+mod walk;
+mod write;
 
-use super::{BuildError, ContentId, Piece, Sha256};
 use crate::attr::{FileType, Time};
+
+use super::{BuildError, Piece, Sha256};
+
+pub use finish::Finished;
+pub use tree::Tree;
+
+/// Attributes by which this or a neighbouring file system steers itself: never taken from an archive.
+pub const RESERVED_XATTRS: [&[u8]; 6] = [
+    b"trusted.overlay.",
+    b"user.overlay.",
+    b"user.fuseoverlayfs.",
+    b"trusted.fuseoverlayfs.",
+    b"user.containers.",
+    b"user.shale.",
+];
+
+/// Longest path of a member, as the kernel allows it.
+pub const PATH_BYTES_MAX: usize = 4095;
 
 /// What a member says of its file, beside its type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,8 +52,18 @@ pub struct Meta {
     pub gid: u32,
     /// Last change of the content.
     pub mtime: Time,
-    /// Extended attributes. Those by which an overlay steers itself are dropped.
+    /// Extended attributes. Those of [`RESERVED_XATTRS`] are dropped.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Meta {
+    /// What a directory gets that no member describes.
+    fn implied() -> Self {
+        Self {
+            mode: 0o755,
+            ..Self::default()
+        }
+    }
 }
 
 /// Where a content was stored.
@@ -39,97 +85,35 @@ pub enum Stored {
     },
     /// In the layer's tar stream.
     Stream {
-        /// The stretches, ascending and apart.
+        /// The stretches, ascending and apart; what lies between them is a hole.
         pieces: Vec<Piece>,
     },
 }
 
-/// The files of a layer, as its members come in.
-#[derive(Debug, Default)]
-pub struct Tree {}
+/// A path for a message.
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(if path.is_empty() { b"/" } else { path }).into_owned()
+}
 
-/// A layer whose members have all come.
-#[derive(Debug)]
-pub struct Finished {}
-
-#[allow(
-    missing_docs,
-    clippy::missing_errors_doc,
-    unused_variables,
-    clippy::unused_self
-)]
-impl Tree {
-    #[must_use]
-    pub fn new() -> Self {
-        Self {}
-    }
-    /// Takes note of a content. The same digest again gives the same number.
-    pub fn add_content(&mut self, stored: Stored, size_bytes: u64) -> ContentId {
-        ContentId(0)
-    }
-    #[must_use]
-    pub fn known(&self, digest: &Sha256) -> Option<ContentId> {
-        None
-    }
-    pub fn directory(&mut self, path: &[u8], meta: Meta) -> Result<(), BuildError> {
-        Ok(())
-    }
-    pub fn file(
-        &mut self,
-        path: &[u8],
-        meta: Meta,
-        size_bytes: u64,
-        content: Option<ContentId>,
-    ) -> Result<(), BuildError> {
-        Ok(())
-    }
-    pub fn symlink(&mut self, path: &[u8], meta: Meta, target: &[u8]) -> Result<(), BuildError> {
-        Ok(())
-    }
-    pub fn special(
-        &mut self,
-        path: &[u8],
-        meta: Meta,
-        file_type: FileType,
-        rdev: u64,
-    ) -> Result<(), BuildError> {
-        Ok(())
-    }
-    pub fn hard_link(&mut self, path: &[u8], target: &[u8]) -> Result<(), BuildError> {
-        Ok(())
-    }
-    pub fn whiteout(&mut self, path: &[u8]) -> Result<(), BuildError> {
-        Ok(())
-    }
-    pub fn opaque(&mut self, dir: &[u8]) -> Result<(), BuildError> {
-        Ok(())
-    }
-    /// How many attributes were dropped because an overlay would take them for its own.
-    #[must_use]
-    pub fn dropped_xattrs(&self) -> u64 {
-        0
-    }
-    pub fn finish(self) -> Result<Finished, BuildError> {
-        Ok(Finished {})
+fn entry_error(path: &[u8], problem: impl Into<String>) -> BuildError {
+    BuildError::Entry {
+        path: shown(path),
+        problem: problem.into(),
     }
 }
 
-#[allow(
-    missing_docs,
-    clippy::missing_errors_doc,
-    unused_variables,
-    clippy::unused_self
-)]
-impl Finished {
-    #[must_use]
-    pub fn size_bytes(&self) -> u64 {
-        0
-    }
-    #[must_use]
-    pub fn inode_count(&self) -> u32 {
-        0
-    }
-    pub fn write(&self, layer: &Sha256, out: &mut impl Write) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+/// The last component of a path, and the path of the directory it is in.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&byte| byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
     }
 }
+
+/// Whether files of a type have a device number.
+fn is_device(file_type: FileType) -> bool {
+    matches!(file_type, FileType::CharDevice | FileType::BlockDevice)
+}
+
+#[cfg(test)]
+mod tests;
