@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::format::{BLOCK_BYTES, END_MAGIC, HEADER_BYTES, Header, Layout, SECTIONS, Section};
 use super::sets::Sets;
@@ -106,7 +106,8 @@ impl<'a, W: Write> Emitter<'a, W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.sums.extend_from_slice(&xxh3_64(&self.block).to_le_bytes());
+        self.sums
+            .extend_from_slice(&XxHash3_64::oneshot(&self.block).to_le_bytes());
         self.out.write_all(&self.block)?;
         self.written += self.block.len() as u64;
         self.block.clear();
@@ -122,7 +123,7 @@ impl<'a, W: Write> Emitter<'a, W> {
         let mut summed = self.header.to_vec();
         summed.extend_from_slice(&self.sums);
         self.out.write_all(&self.sums)?;
-        self.out.write_all(&xxh3_64(&summed).to_le_bytes())?;
+        self.out.write_all(&XxHash3_64::oneshot(&summed).to_le_bytes())?;
         self.out.write_all(&END_MAGIC)
     }
 }

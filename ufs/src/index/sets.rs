@@ -5,7 +5,7 @@
 //! ```
 
 use hashbrown::HashTable;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 use super::format::NONE;
 
@@ -34,7 +34,7 @@ impl Sets {
         if set.is_empty() {
             return Some(NONE);
         }
-        let hash = xxh3_64_with_seed(set, self.seed);
+        let hash = XxHash3_64::oneshot_with_seed(self.seed, set);
         let (starts, bytes) = (&self.starts, &self.bytes);
         if let Some(found) = self.table.find(hash, |&number| get(starts, bytes, number) == set) {
             return Some(*found);
@@ -47,7 +47,7 @@ impl Sets {
         self.starts.push(u32::try_from(self.bytes.len()).ok()?);
         let (starts, bytes, seed) = (&self.starts, &self.bytes, self.seed);
         self.table.insert_unique(hash, number, |&number| {
-            xxh3_64_with_seed(get(starts, bytes, number), seed)
+            XxHash3_64::oneshot_with_seed(seed, get(starts, bytes, number))
         });
         Some(number)
     }

@@ -1,7 +1,7 @@
 //! The files of a layer, as its members come in.
 
 use hashbrown::HashTable;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use twox_hash::XxHash3_64;
 
 use super::contents::Contents;
 use super::{Meta, PATH_BYTES_MAX, RESERVED_XATTRS, Stored, entry_error, is_device, shown, split};
@@ -374,7 +374,7 @@ impl Tree {
     pub(super) fn owner(&mut self, owner: Owner) -> Result<u32, BuildError> {
         let hash = |owner: &Owner| {
             let [mode, uid, gid, set] = owner.map(u64::from);
-            xxh3_64_with_seed(&(mode << 32 | uid).to_le_bytes(), gid << 32 | set)
+            XxHash3_64::oneshot_with_seed(gid << 32 | set, &(mode << 32 | uid).to_le_bytes())
         };
         let owners = &self.owners;
         if let Some(&found) = self
@@ -420,7 +420,7 @@ impl Tree {
     }
 
     fn hash(&self, parent: u32, name: &[u8]) -> u64 {
-        xxh3_64_with_seed(name, self.seed ^ xxh3_64(&parent.to_le_bytes()))
+        name_hash(self.seed, parent, name)
     }
 
     /// Looks for a name in a directory.
@@ -486,7 +486,7 @@ impl Tree {
         self.by_name.insert_unique(hash, node, |&number| {
             let node = &nodes[number as usize];
             let name = &bytes[node.name as usize..node.name as usize + usize::from(node.name_bytes)];
-            xxh3_64_with_seed(name, seed ^ xxh3_64(&node.parent.to_le_bytes()))
+            name_hash(seed, node.parent, name)
         });
         Ok(node)
     }
@@ -498,6 +498,11 @@ impl Tree {
         self.last = None;
         self.contents.seal()
     }
+}
+
+/// The hash of a name in a directory. The parent is multiplied so that its bits reach all of the seed.
+fn name_hash(seed: u64, parent: u32, name: &[u8]) -> u64 {
+    XxHash3_64::oneshot_with_seed(seed ^ u64::from(parent).wrapping_mul(0x9e37_79b9_7f4a_7c15), name)
 }
 
 /// A length as the number of the next element; the largest number means none, and one more is needed for counting.

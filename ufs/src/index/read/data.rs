@@ -4,10 +4,11 @@
 //! first touch) and which lie within the file, or with an error. Whether the file was still there while it was read is
 //! asked afterwards, by [`Data::answer`].
 
+use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use twox_hash::XxHash3_64;
 
 use crate::index::IndexError;
 use crate::index::format::{
@@ -92,10 +93,10 @@ impl Data {
         })?;
         let sums = self.index(header.layout.sums)?;
         let end = all.len() - TRAILER_BYTES;
-        let mut sum = Xxh3::new();
-        sum.update(bytes);
-        sum.update(&all[sums..end]);
-        if all[end..end + 8] == sum.digest().to_le_bytes() && all[end + 8..] == END_MAGIC {
+        let mut sum = XxHash3_64::new();
+        sum.write(bytes);
+        sum.write(&all[sums..end]);
+        if all[end..end + 8] == sum.finish().to_le_bytes() && all[end + 8..] == END_MAGIC {
             Ok(header)
         } else {
             Err(self.damaged("table of sums"))
@@ -214,7 +215,7 @@ impl Data {
         ) else {
             return Err(self.damaged("section outside the file"));
         };
-        if xxh3_64(bytes) == u64::from_le_bytes(*sum) {
+        if XxHash3_64::oneshot(bytes) == u64::from_le_bytes(*sum) {
             self.answer(Ok(()))
         } else {
             self.answer(Err(self.damaged("checksum")))
