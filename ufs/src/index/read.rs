@@ -326,6 +326,22 @@ impl Index {
         }
     }
 
+    /// An entry that is known to be in a directory.
+    pub(super) fn entry_in(&self, dir: InodeId, entry: u32) -> Result<(&[u8], Found)> {
+        self.data.answer(self.read_entry(entry, Some(dir)))
+    }
+
+    /// The name of an entry that was read before.
+    pub(super) fn entry_name(&self, entry: EntryId) -> Result<&[u8]> {
+        let record = self.entry_record(entry.0)?;
+        self.data.answer(self.name(&record))
+    }
+
+    /// The error for something that does not fit.
+    pub(super) fn broken(&self, what: &'static str) -> IndexError {
+        self.data.damaged(what)
+    }
+
     /// The directory that a name is in. The root's own name is in the root.
     ///
     /// # Errors
@@ -529,6 +545,17 @@ impl Index {
         self.data.bytes(Section::SetBytes, start.into(), length.into())
     }
 
+    /// The bytes of a file's attribute set.
+    pub(super) fn set_of(&self, inode: InodeId) -> Result<&[u8]> {
+        self.read_xattrs(inode)?; // sound
+        self.data.answer(self.set_bytes(self.read_inode(inode)?.xattrs))
+    }
+
+    /// Number of attribute sets.
+    pub(super) fn set_count(&self) -> u32 {
+        self.count(Section::SetStarts).saturating_sub(1)
+    }
+
     fn set(&self, set: u32) -> Result<Attributes<'_>> {
         self.set_bytes(set).map(Attributes)
     }
@@ -652,6 +679,13 @@ pub struct Entries<'a> {
     dir: InodeId,
     next: u32,
     end: u32,
+}
+
+impl Entries<'_> {
+    /// The entry after the last one.
+    pub(super) fn end_entry(&self) -> u32 {
+        self.end
+    }
 }
 
 impl<'a> Iterator for Entries<'a> {

@@ -240,8 +240,7 @@ impl Tree {
         for &(file, _) in &order.others {
             order.numbers[file as usize] += first;
         }
-        let mut entry = 0;
-        for &node in &order.entries {
+        for (entry, &node) in (0..).zip(&order.entries) {
             let node = self.nodes[node as usize];
             if node.state == State::File {
                 let number = order.numbers[node.file as usize];
@@ -249,7 +248,6 @@ impl Tree {
                     order.links.push((number, entry));
                 }
             }
-            entry += 1;
         }
         order.links.sort_unstable();
     }

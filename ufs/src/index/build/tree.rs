@@ -41,10 +41,13 @@ pub struct Tree {
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     /// Paths and targets of hard links whose target was not there.
-    pub(super) links: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub(super) links: Vec<WaitingLink>,
     pub(super) whiteouts: Vec<Box<[u8]>>,
     pub(super) opaques: Vec<Box<[u8]>>,
 }
+
+/// Path and target of a hard link.
+pub(super) type WaitingLink = (Box<[u8]>, Box<[u8]>);
 
 /// A name in a directory.
 #[derive(Debug, Clone, Copy)]
