@@ -59,12 +59,14 @@ pub(crate) enum Verb {
     Ps(commands::ps::Args),
     /// Remove containers
     Rm(commands::rm::Args),
-    /// Show what a container changed in its file system
+    /// Show what a container changed, or how two images differ
     Diff(commands::diff::Args),
-    /// Mount an image or a container
+    /// Mount an image, a container, an archive or directories; list mounts
     Mount(commands::mount::Args),
     /// Unmount what `mount` mounted
     Umount(commands::umount::Args),
+    /// Show which layer of an image a file comes from
+    Which(commands::which::Args),
     /// List images
     Images(commands::images::Args),
     /// Make an image of a root file system archive
@@ -156,6 +158,7 @@ impl Cli {
             Verb::Diff(args) => args.execute(&context),
             Verb::Mount(args) => args.execute(&context),
             Verb::Umount(args) => args.execute(&context),
+            Verb::Which(args) => args.execute(&context),
             Verb::Images(args) => args.execute(&context),
             Verb::Import(args) => args.execute(&context),
             Verb::Load(args) => args.execute(&context),

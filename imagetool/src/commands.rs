@@ -24,3 +24,4 @@ pub(crate) mod system;
 pub(crate) mod tag;
 pub(crate) mod umount;
 pub(crate) mod version;
+pub(crate) mod which;

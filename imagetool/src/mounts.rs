@@ -11,8 +11,12 @@
 //! otherwise keep its own server, and the server its namespace, alive for ever after the caller was killed.
 //! Records describe processes, so they lie in the run-time directory and are checked, never believed.
 
+pub mod layers;
+mod pins;
 mod record;
 mod server;
+pub mod shown;
+pub mod source;
 
 use std::ffi::OsString;
 use std::io;
@@ -21,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use ufs::Lower;
 
+pub use self::pins::Pins;
 pub use self::record::{MountRecord, Records};
 pub use self::server::{Server, unmount};
 

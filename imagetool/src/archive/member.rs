@@ -164,6 +164,11 @@ impl<R: Read, L: Write> Members<R, L> {
         &mut self.literals
     }
 
+    /// Whether the end marker was met.
+    pub fn end_marker(&self) -> bool {
+        self.end_marker
+    }
+
     /// Bytes of the current member's content that were not read yet.
     pub fn remaining(&self) -> u64 {
         self.content

@@ -5,38 +5,75 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use imagetool::container;
-use imagetool::error::StoreError;
+use imagetool::in_place::cache;
+use imagetool::mounts::shown::{self, Part, Shown, Wish};
+use imagetool::mounts::source::{self, Source};
 use imagetool::mounts::{MountRecord, Records, Server, Union};
 use imagetool::namespace::is_initial_user_namespace;
 use imagetool::store::{ContainerId, Store};
-use ufs::Lower;
 
-use super::output;
+use super::{format::Format, output};
 use crate::cli::Context;
 
-const EXAMPLES: &str = "Examples:
-  shale mount debian:12 /mnt             browse an image
-  shale mount --rw debian:12 /mnt        changes go to a scratch directory that umount deletes
-  shale mount ./top ./bottom /mnt        directories as layers, the top one first
-  shale mount debian:12 /mnt -- ls /mnt  mount, run a command, unmount
-  shale mount                            list what is mounted
+const EXAMPLES: &str =
+    "What is mounted: an image or a container by name or id; with a slash in its name, a file is an
+archive (docker save, an OCI archive, a bare tar; plain or compressed: nothing is imported), a
+directory with an oci-layout is that, any other is a layer, and several lie over each other.
+
+Examples:
+  shale mount debian:12 /mnt               browse an image
+  shale mount ./image.tar.gz /mnt          browse an archive where it lies
+  shale mount --image web ./many.tar /mnt  one image of several in an archive
+  shale mount --layers debian:12 /mnt      each layer in a directory: /mnt/0-sha256-…
+  shale mount --rw debian:12 /mnt          changes go to a scratch directory that umount deletes
+  shale mount --upper ./up debian:12 /mnt  changes are kept in ./up
+  shale mount ./top ./bottom /mnt          directories as layers, the top one first
+  shale mount debian:12 /mnt -- ls /mnt    mount, run a command, unmount
+  shale mount                              list what is mounted
+  getfattr -n user.shale.layer /mnt/etc    which layer a file comes from
 
 A plain user's mounts are seen by nobody else, so that a plain user gives the command to run.";
+
+/// Columns of the list.
+const COLUMNS: [(&str, &str); 4] = [
+    ("ID", "ID"),
+    ("MOUNTPOINT", "Mountpoint"),
+    ("MODE", "Mode"),
+    ("SOURCE", "Source"),
+];
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Allow changes; they go to a scratch directory, or to --upper
+    /// Allow changes; they go to a scratch directory that umount deletes
     #[arg(long)]
     rw: bool,
-    /// Keep the changes in this directory (and its work files in DIR.work)
-    #[arg(long, value_name = "DIR", requires = "rw")]
+    /// Allow changes, and keep them in this directory (with work files in DIR.work)
+    #[arg(long, value_name = "DIR")]
     upper: Option<PathBuf>,
-    /// An image or a container, or directories (with a slash in their name), and the place to mount at
-    #[arg(value_name = "IMAGE|CONTAINER|DIR... MOUNTPOINT")]
+    /// Show one layer alone; 0 is the bottom one
+    #[arg(long, value_name = "N", conflicts_with = "layers")]
+    layer: Option<usize>,
+    /// Show all layers side by side, deletion markers as `.wh.` files
+    #[arg(long)]
+    layers: bool,
+    /// Which image of an archive, by name or id
+    #[arg(long, value_name = "NAME")]
+    image: Option<String>,
+    /// Stay until it is unmounted; ctrl-C unmounts
+    #[arg(long)]
+    foreground: bool,
+    /// Output of the list: table, json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+    /// Show the ids of mounts only
+    #[arg(short, long)]
+    quiet: bool,
+    /// What to mount, and the place to mount at
+    #[arg(value_name = "IMAGE|CONTAINER|ARCHIVE|LAYOUT|DIR... MOUNTPOINT")]
     words: Vec<PathBuf>,
     /// A command to run while it is mounted
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "foreground")]
     command: Vec<String>,
 }
 
@@ -46,7 +83,7 @@ impl Args {
         let run_dir = container::run_dir(&store);
         let records = Records::open(&run_dir)?;
         if self.words.is_empty() && self.command.is_empty() {
-            return list(&records);
+            return self.list(&records);
         }
         let Some((target, sources)) = self.words.split_last().filter(|(_, sources)| !sources.is_empty())
         else {
@@ -59,68 +96,71 @@ impl Args {
                 target.display()
             );
         }
-        // After a server was killed, its dead mount may be in the way: this cleans up.
-        let living = records.living()?;
-        let target = target
-            .canonicalize()
-            .with_context(|| format!("mount point {}", target.display()))?;
-        if !target.is_dir() {
-            bail!("mount point {} is not a directory", target.display());
-        }
-        if let Some(holder) = living.iter().find(|record| record.target == target) {
-            bail!(
-                "{} is already mounted there ({}): run `shale umount {0}` first",
-                target.display(),
-                holder.source
-            );
-        }
+        let source = source::recognise(sources)?;
+        let target = free_target(&records, target)?;
         let id = ContainerId::random()
             .context("read random bytes")?
             .short()
             .to_owned();
-        let scratch = run_dir.join("mounts").join(&id);
-        let union = self.union(&store, sources, &scratch)?;
-        let source = sources
-            .iter()
-            .map(|source| source.display().to_string())
-            .collect::<Vec<_>>()
-            .join(" ");
-        self.mount(
-            &records,
-            &union,
-            MountPlan {
-                id,
-                source,
-                target,
-                scratch,
-            },
-        )
-    }
-
-    /// Starts the server; runs the command if there is one, else leaves the mount behind.
-    fn mount(&self, records: &Records, union: &Union, plan: MountPlan) -> anyhow::Result<u8> {
+        let plan = Plan {
+            source: describe(sources, &source, self.image.as_deref()),
+            scratch: run_dir.join("mounts").join(&id),
+            target,
+            id,
+        };
         std::fs::create_dir_all(&plan.scratch)
             .with_context(|| format!("create {}", plan.scratch.display()))?;
+        let outcome = self.mount(&store, &records, source, &plan);
+        if outcome.is_err() && !records.path_of(&plan.id).exists() {
+            let _ = std::fs::remove_dir_all(&plan.scratch);
+        }
+        outcome
+    }
+
+    /// Starts the server; runs the command if there is one, waits, or leaves the mount behind.
+    fn mount(&self, store: &Store, records: &Records, source: Source, plan: &Plan) -> anyhow::Result<u8> {
+        let part = match (self.layer, self.layers) {
+            (Some(number), _) => Part::Layer(number),
+            (None, true) => Part::Layers,
+            (None, false) => Part::Whole,
+        };
+        let wish = Wish {
+            source,
+            image: self.image.as_deref(),
+            part,
+        };
+        let shown = shown::find(store, &wish, &plan.scratch)?;
+        let union = self.union(&shown, &plan.scratch)?;
         let log = plan.scratch.join("ufs.log");
-        let started = Server::start(union, &plan.target, &log);
-        let identity = started.as_ref().ok().and_then(Server::identity);
-        let (server, identity) = match (started, identity) {
-            (Ok(server), Some(identity)) => (server, identity),
-            (started, _) => {
-                let _ = std::fs::remove_dir_all(&plan.scratch);
-                started?.finish()?;
-                bail!("the mount program ended at once");
-            }
+        let server = Server::start_holding(&union, &plan.target, &log, &shown.pins)?;
+        let Some(identity) = server.identity() else {
+            server.finish()?;
+            bail!("the mount program ended at once");
         };
         let record = MountRecord {
-            id: plan.id,
-            target: plan.target,
-            source: plan.source,
-            writable: self.rw,
+            id: plan.id.clone(),
+            target: plan.target.clone(),
+            source: plan.source.clone(),
+            writable: union.upper.is_some(),
             server: identity,
-            scratch: Some(plan.scratch),
+            scratch: Some(plan.scratch.clone()),
+            image: shown.image.map(|id| id.to_string()),
+            upper: self.upper.as_deref().map(absolute).transpose()?,
         };
-        records.add(&record)?;
+        if let Err(error) = records.add(&record) {
+            server.finish()?;
+            return Err(error.into());
+        }
+        if shown.is_archive {
+            bound_cache(store);
+        }
+        if self.foreground {
+            output::line(record.target.display())?;
+            let ended = server.wait();
+            records.remove(&record);
+            ended?;
+            return Ok(0);
+        }
         let Some((program, arguments)) = self.command.split_first() else {
             server.leave();
             output::line(record.target.display())?;
@@ -137,7 +177,7 @@ impl Args {
             .unwrap_or(1))
     }
 
-    fn union(&self, store: &Store, sources: &[PathBuf], scratch: &Path) -> anyhow::Result<Union> {
+    fn union(&self, shown: &Shown, scratch: &Path) -> anyhow::Result<Union> {
         let upper = match (&self.upper, self.rw) {
             (Some(upper), _) => {
                 let mut work = upper.clone().into_os_string();
@@ -151,88 +191,72 @@ impl Args {
             std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
         Ok(Union {
-            lowers: lowers(store, sources)?,
+            lowers: shown.lowers.clone(),
             upper,
             squash_overflow: !is_initial_user_namespace(),
             allow_other: true,
         })
     }
+
+    fn list(&self, records: &Records) -> anyhow::Result<u8> {
+        let format = Format::parse(self.format.as_deref(), self.quiet)?;
+        let living = records.living()?;
+        output::print(&format.render(&COLUMNS, living.iter().map(MountRecord::to_json))?)?;
+        Ok(0)
+    }
 }
 
 /// What is mounted, where, as what.
-struct MountPlan {
+struct Plan {
     id: String,
     source: String,
     target: PathBuf,
     scratch: PathBuf,
 }
 
-/// The layers of an image, of a container (what it changed included), or the directories themselves.
-fn lowers(store: &Store, sources: &[PathBuf]) -> anyhow::Result<Vec<Lower>> {
-    let is_path = |source: &PathBuf| source.has_root() || source.starts_with(".") || source.starts_with("..");
-    if let [source] = sources
-        && !is_path(source)
-    {
-        let name = source
-            .to_str()
-            .with_context(|| format!("{}: no image has such a name", source.display()))?;
-        match store.resolve_image(name) {
-            Ok(image) => {
-                let dirs = store.layer_dirs(&image)?;
-                return Ok(dirs.into_iter().map(Lower::Directory).collect());
-            }
-            Err(StoreError::NoSuchImage(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        return match store.containers().get(name) {
-            Ok(record) => {
-                let mut layers = vec![container::upper(store, &record).into()];
-                layers.extend(container::lowers(store, &record)?);
-                Ok(layers)
-            }
-            Err(StoreError::NoSuchContainer(_)) => {
-                bail!("no image or container is called {name}: a directory is written ./{name}")
-            }
-            Err(error) => Err(error.into()),
-        };
+/// The mount point, when it can be one.
+fn free_target(records: &Records, target: &Path) -> anyhow::Result<PathBuf> {
+    // After a server was killed, its dead mount may be in the way: this cleans up.
+    let living = records.living()?;
+    let target = target
+        .canonicalize()
+        .with_context(|| format!("mount point {}", target.display()))?;
+    if !target.is_dir() {
+        bail!("mount point {} is not a directory", target.display());
     }
-    sources
-        .iter()
-        .map(|source| {
-            let path = source
-                .canonicalize()
-                .with_context(|| format!("layer {}", source.display()))?;
-            if path.is_dir() {
-                Ok(path.into())
-            } else {
-                bail!("layer {} is not a directory", source.display())
-            }
-        })
-        .collect()
+    if let Some(holder) = living.iter().find(|record| record.target == target) {
+        bail!(
+            "{} is already mounted there ({}): run `shale umount {0}` first",
+            target.display(),
+            holder.source
+        );
+    }
+    Ok(target)
+}
+
+/// The source in the list of mounts.
+fn describe(words: &[PathBuf], source: &Source, image: Option<&str>) -> String {
+    let mut text = match source {
+        Source::Archive(path) | Source::Layout(path) => path.display().to_string(),
+        Source::Name { .. } | Source::Directories(_) => words
+            .iter()
+            .map(|word| word.display().to_string())
+            .collect::<Vec<_>>()
+            .join(" "),
+    };
+    if let Some(image) = image {
+        text += &format!(" ({image})");
+    }
+    text
+}
+
+/// Keeps what is known of archives within its limit.
+fn bound_cache(store: &Store) {
+    if let Err(error) = cache::prune(store.root(), cache::KEPT_BYTES_MAX) {
+        tracing::warn!("tidy the indexes of archives: {error}");
+    }
 }
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| path.display().to_string())
-}
-
-fn list(records: &Records) -> anyhow::Result<u8> {
-    let living = records.living()?;
-    let width = living
-        .iter()
-        .map(|record| record.target.display().to_string().chars().count())
-        .max()
-        .unwrap_or(0);
-    let width = width.max("MOUNTPOINT".len());
-    let mut text = format!("{:<12}   {:<width$}   MODE   SOURCE\n", "ID", "MOUNTPOINT");
-    for record in living {
-        let mode = if record.writable { "rw" } else { "ro" };
-        text += &format!(
-            "{:<12}   {:<width$}   {mode:<4}   {}\n",
-            record.id,
-            record.target.display(),
-            record.source
-        );
-    }
-    output::print(&text)?;
-    Ok(0)
 }

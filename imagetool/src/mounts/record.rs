@@ -22,8 +22,29 @@ pub struct MountRecord {
     pub writable: bool,
     /// The server.
     pub server: ProcessIdentity,
-    /// The upper directory that was made for it, to be deleted with it.
+    /// What was made for it, to be deleted with it: its log, and the upper directory if nobody named one.
     pub scratch: Option<PathBuf>,
+    /// The image that is shown.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// The named directory of changes.
+    #[serde(default)]
+    pub upper: Option<PathBuf>,
+}
+
+impl MountRecord {
+    /// The row of `shale mount` as `--format` sees it.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "ID": self.id,
+            "Mountpoint": self.target.display().to_string(),
+            "Mode": if self.writable { "rw" } else { "ro" },
+            "Source": self.source,
+            "ImageID": self.image.clone().unwrap_or_default(),
+            "UpperDir": self.upper.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+            "Pid": self.server.pid,
+        })
+    }
 }
 
 /// The folder of the records.
@@ -40,9 +61,14 @@ impl Records {
         Ok(Self { folder })
     }
 
+    /// Where the record of this id is.
+    pub fn path_of(&self, id: &str) -> PathBuf {
+        self.folder.join(format!("{id}.json"))
+    }
+
     /// Adds a record; whole or not at all.
     pub fn add(&self, record: &MountRecord) -> Result<(), MountError> {
-        let path = self.folder.join(format!("{}.json", record.id));
+        let path = self.path_of(&record.id);
         let unfinished = self.folder.join(format!(".{}", record.id));
         let text = serde_json::to_vec(record)
             .map_err(io::Error::other)
@@ -85,7 +111,7 @@ impl Records {
         {
             tracing::warn!("delete {}: {error}", scratch.display());
         }
-        let _ = fs::remove_file(self.folder.join(format!("{}.json", record.id)));
+        let _ = fs::remove_file(self.path_of(&record.id));
     }
 
     /// All records, of dead mounts as well.
@@ -122,6 +148,8 @@ mod tests {
             writable: false,
             server,
             scratch: None,
+            image: None,
+            upper: None,
         }
     }
 

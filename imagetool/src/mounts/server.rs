@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{SigSet, Signal};
 
-use super::{MountError, Union};
+use super::{MountError, Pins, Union};
 use crate::container::ProcessIdentity;
 
 /// A mount with hundreds of layers on a slow disk answers within this time.
@@ -35,6 +36,11 @@ pub struct Server {
 impl Server {
     /// Mounts the union at `target` and returns once the tree answers. What the server has to say goes to `log`.
     pub fn start(union: &Union, target: &Path, log: &Path) -> Result<Self, MountError> {
+        Self::start_holding(union, target, log, &Pins::none())
+    }
+
+    /// As [`Server::start`]; the server holds the pins as long as it lives.
+    pub fn start_holding(union: &Union, target: &Path, log: &Path, pins: &Pins) -> Result<Self, MountError> {
         check_fuse()?;
         let path = super::find_program("shale-ufs", "SHALE_UFS")?;
         let output = File::create(log).map_err(MountError::io("create", log))?;
@@ -44,7 +50,10 @@ impl Server {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
         // A process group of its own: Ctrl-C in the terminal is for the container, not for its file system.
         command.process_group(0).current_dir("/");
-        let child = command.spawn().map_err(MountError::io("start", &path))?;
+        pins.inherit(true);
+        let spawned = command.spawn();
+        pins.inherit(false);
+        let child = spawned.map_err(MountError::io("start", &path))?;
         let program = path
             .file_name()
             .unwrap_or(path.as_os_str())
@@ -91,6 +100,25 @@ impl Server {
         );
         self.kill();
         unmounted
+    }
+
+    /// Waits until the mount is taken away, by whomever. A signal that asks this process to end takes it away.
+    pub fn wait(mut self) -> Result<(), MountError> {
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
+            signals.add(signal);
+        }
+        let failed = |errno: Errno| MountError::io("wait for", &self.target)(errno.into());
+        signals.thread_block().map_err(failed)?;
+        loop {
+            // blocked signals wait, so that an end before this look is not missed
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return Ok(());
+            }
+            if signals.wait().map_err(failed)? != Signal::SIGCHLD {
+                return self.finish();
+            }
+        }
     }
 
     /// Leaves the mount and its server behind, on purpose.

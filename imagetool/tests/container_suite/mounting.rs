@@ -191,9 +191,9 @@ fn mistakes_are_named() {
             &["mount", "nothing-of-that-name", place],
             "no image or container is called nothing-of-that-name",
         ),
-        (&["mount", "/nope", place], "layer /nope"),
+        (&["mount", "/nope", place], "/nope: No such file"),
         (&["mount", &top, "/nope"], "mount point /nope"),
-        (&["mount", "/etc/passwd", place], "is not a directory"),
+        (&["mount", "/etc/passwd", place], "no tar archive"),
         (&["mount", &top, "/etc/passwd"], "is not a directory"),
     ];
     for (words, text) in table {
