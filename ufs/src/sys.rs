@@ -6,6 +6,7 @@
 //! attributes have no `*at` calls on the kernels we support, so they go through `/proc/self/fd/N`, which is a
 //! magic link to exactly the file that the descriptor holds.
 
+pub(crate) mod inflate;
 pub(crate) mod map;
 pub(crate) mod mount;
 pub mod process;

@@ -1,0 +1,116 @@
+//! A stream file in the making: a temporary file that is renamed when it is whole, or goes away.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::file::failed;
+use super::table::{HEADER_BYTES, Table};
+use super::{STREAM_FILE, StreamError};
+use crate::index::Sha256;
+use crate::repository::Repository;
+
+/// What the names of unfinished stream files begin with. They lie beside the directories of the archives; one whose
+/// writer was killed is rubbish.
+pub const DRAFT_PREFIX: &str = ".stream-";
+
+/// Tells the drafts of one process apart.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// An unfinished stream file: room for the header, then data.
+pub(crate) struct Draft {
+    repository: Repository,
+    path: PathBuf,
+    file: io::BufWriter<File>,
+    /// Where the next byte of data goes.
+    end: u64,
+    published: bool,
+}
+
+impl Draft {
+    pub(crate) fn new(repository: &Repository) -> Result<Self, StreamError> {
+        let folder = repository.root().join("archives");
+        make_dir(&folder)?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{DRAFT_PREFIX}{}-{number}", std::process::id()));
+        // a process of the same number may have left one behind
+        let _ = fs::remove_file(&path);
+        let create = || {
+            let mut options = OpenOptions::new();
+            let file = options.write(true).create_new(true).mode(0o600).open(&path)?;
+            let mut file = io::BufWriter::with_capacity(256 << 10, file);
+            file.write_all(&[0; HEADER_BYTES as usize])?;
+            Ok(file)
+        };
+        match create() {
+            Ok(file) => Ok(Self {
+                repository: repository.clone(),
+                path,
+                file,
+                end: HEADER_BYTES,
+                published: false,
+            }),
+            Err(error) => {
+                let _ = fs::remove_file(&path);
+                Err(failed(&path, "creating a stream file", error))
+            }
+        }
+    }
+
+    /// Appends data; gives where it lies.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<u64, StreamError> {
+        let at = self.end;
+        self.file
+            .write_all(bytes)
+            .map_err(|error| failed(&self.path, "writing a stream file", error))?;
+        self.end += bytes.len() as u64;
+        Ok(at)
+    }
+
+    /// Where the data ends so far.
+    pub(crate) fn data_end(&self) -> u64 {
+        self.end
+    }
+
+    /// Writes header and tables and gives the file its name: whole and synced, or not at all.
+    pub(crate) fn publish(mut self, key: &Sha256, table: &Table) -> Result<(), StreamError> {
+        let (header, tables) = table.write();
+        let write = |file: &mut io::BufWriter<File>| {
+            file.write_all(&tables)?;
+            file.flush()?;
+            file.get_ref().write_all_at(&header, 0)?;
+            file.get_ref().sync_all()
+        };
+        write(&mut self.file).map_err(|error| failed(&self.path, "writing a stream file", error))?;
+        let folder = self.repository.archive(key);
+        make_dir(&folder)?;
+        let target = folder.join(STREAM_FILE);
+        fs::rename(&self.path, &target).map_err(|error| failed(&target, "naming a stream file", error))?;
+        self.published = true;
+        for folder in [Some(folder.as_path()), folder.parent()].into_iter().flatten() {
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(|error| failed(folder, "syncing", error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.published {
+            // nobody reads it; what cannot be removed now is removed with the other rubbish
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn make_dir(folder: &Path) -> Result<(), StreamError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| failed(folder, "creating a directory", error))
+}
