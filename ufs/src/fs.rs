@@ -7,6 +7,7 @@
 //! Permissions are the kernel's business (`default_permissions`); identities are mapped here ([`crate::idmap`]).
 
 mod attr;
+mod browse;
 mod dir;
 mod file;
 mod link;
@@ -26,6 +27,7 @@ use crate::union::inode::{Inode, Node};
 use crate::union::{Layout, Resolved, Union};
 
 pub use attr::Change;
+pub use browse::Neighbour;
 pub use file::{Handles, Opened};
 pub use link::{NewNode, Owner};
 pub use rename::RenameFlags;
@@ -52,6 +54,7 @@ pub struct Fs {
     pub(crate) ids: IdMap,
     pub(crate) handles: Handles,
     listings: dir::Listings,
+    contents: browse::Contents,
 }
 
 impl Fs {
@@ -65,6 +68,7 @@ impl Fs {
             ids,
             handles: Handles::default(),
             listings: dir::Listings::default(),
+            contents: browse::Contents::default(),
         })
     }
 

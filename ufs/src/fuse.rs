@@ -3,6 +3,7 @@
 //! A mount is the only one that changes its upper, so the kernel may keep names, attributes and absence for as long
 //! as it likes: it hears of every change because it asked for it.
 
+mod ahead;
 mod convert;
 pub mod options;
 mod requests;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use ahead::{Ahead, Giver};
 use convert::{errno, file_attr};
 use fuser::{BackingId, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, ReplyEntry};
 
@@ -37,6 +39,9 @@ pub struct Behaviour {
     pub timeout: Duration,
     /// Let the kernel check and inherit POSIX ACLs.
     pub acl: bool,
+    /// Answer to no open at all, so that a file in the kernel's cache costs no request; only where nothing can ever
+    /// change. `None`: wherever that is so. Such files are not passed through.
+    pub skip_open: Option<bool>,
 }
 
 /// The adapter between the FUSE library and [`Fs`].
@@ -45,16 +50,23 @@ pub(crate) struct Adapter {
     behaviour: Behaviour,
     can_pass: AtomicBool,
     can_skip_opendir: AtomicBool,
+    /// Where files need not be opened: the way to what is read ahead.
+    ahead: Option<Ahead>,
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<Fs>, behaviour: Behaviour) -> Self {
-        Self {
+    /// An adapter, and what gives the kernel contents ahead of their reading, where that can be done.
+    pub(super) fn new(fs: Arc<Fs>, behaviour: Behaviour) -> (Self, Option<Giver>) {
+        let skip_open = behaviour.skip_open.unwrap_or_else(|| fs.is_immutable()) && fs.is_immutable();
+        let (ahead, giver) = skip_open.then(|| ahead::pair(&fs)).unzip();
+        let adapter = Self {
             fs,
             behaviour,
             can_pass: AtomicBool::new(false),
             can_skip_opendir: AtomicBool::new(false),
-        }
+            ahead,
+        };
+        (adapter, giver)
     }
 
     fn negotiate(&self, config: &mut KernelConfig) {
@@ -75,7 +87,8 @@ impl Adapter {
         }
         let _ = config.set_max_write(REQUEST_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
-        if self.behaviour.passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+        let passthrough = self.behaviour.passthrough && self.ahead.is_none();
+        if passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
             let _ = config.set_max_stack_depth(1);
             self.can_pass.store(true, Ordering::Relaxed);
         }

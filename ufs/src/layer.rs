@@ -138,6 +138,9 @@ pub struct Space {
     pub name_bytes_max: u64,
 }
 
+/// Takes an entry: its name, position, place and attributes. `false`: no more.
+pub type TakeEntry<'a> = dyn FnMut(&OsStr, u64, LayerNode, Attr) -> bool + 'a;
+
 /// A read-only tree of files. Implementations are asked by several threads at once.
 pub trait Layer: Send + Sync {
     /// The layer's name in messages.
@@ -246,6 +249,15 @@ pub trait Layer: Send + Sync {
     /// When the layer cannot be read.
     fn parent(&self, _node: &LayerNode) -> Result<Option<(LayerNode, OsString)>> {
         Ok(None)
+    }
+
+    /// Hands the entries of a directory after a position to `take`, whiteouts left out, until it answers `false`, for
+    /// layers whose numbers lead back to files. Positions are larger than 0 and rise.
+    ///
+    /// # Errors
+    /// When the layer cannot be read.
+    fn list_after(&self, _dir: &LayerNode, _after: u64, _take: &mut TakeEntry<'_>) -> Result<()> {
+        Ok(())
     }
 
     /// The digest of the image layer that a file comes from, where that is known.

@@ -31,6 +31,7 @@ Options for -o, separated by commas (write `\\,` and `\\:` for a comma or colon 
   squash_overflow         show owners that the user namespace cannot name as root
   volatile, fsync=0       never sync: for throw-away uppers
   passthrough=off         all reads and writes through the server
+  skip_open=off           ask the server at every open, also where nothing can change
   metacopy=off            copy data up also when only metadata changes
   userxattr               keep marks in user.overlay.* as rootless mounts do
   noacl                   no POSIX ACLs

@@ -3,7 +3,8 @@
 //! Directories are listed without a handle: a position is a hash of the name before it, and entries come in the order
 //! of their hashes. So every entry that stays comes exactly once whatever is added and removed meanwhile, positions
 //! stay valid for as long as the directory exists (`seekdir(3)`), and the kernel need not tell us of an open. A few
-//! listings are kept, since a large directory is read in many pieces.
+//! listings are kept, since a large directory is read in many pieces. A directory that cannot change needs none of
+//! this: it is listed from its index (see `browse`).
 
 use std::ffi::OsStr;
 use std::hash::Hasher;
@@ -57,12 +58,17 @@ impl Fs {
     ) -> Result<()> {
         let node = self.dir_node(node)?;
         let dir = &node.inode;
-        let listing = self.listing(dir, offset == 0)?;
-        for (position, name, entry) in self.dots(dir)? {
-            if offset < position && !take(OsStr::new(name), position, &entry) {
-                return Ok(());
+        if offset < AFTER_DOTS {
+            for (position, name, entry) in self.dots(dir)? {
+                if offset < position && !take(OsStr::new(name), position, &entry) {
+                    return Ok(());
+                }
             }
         }
+        if self.list_in_place(dir, AFTER_DOTS, offset, &mut take)? {
+            return Ok(());
+        }
+        let listing = self.listing(dir, offset == 0)?;
         let first = listing.partition_point(|(position, _)| *position <= offset);
         for (position, found) in &listing[first..] {
             let entry = match self.lookup_in(dir, &found.name) {

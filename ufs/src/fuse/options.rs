@@ -59,6 +59,7 @@ impl Default for MountOptions {
                 passthrough: true,
                 timeout: TIMEOUT_DEFAULT,
                 acl: true,
+                skip_open: None,
             },
             flags: MountFlags {
                 read_only: false,
@@ -177,6 +178,7 @@ impl MountOptions {
             "timeout" => self.behaviour.timeout = seconds(name, value)?,
             "threads" => self.threads = Some(threads(name, value)?),
             "passthrough" => self.behaviour.passthrough = switch(name, value)?,
+            "skip_open" => self.behaviour.skip_open = Some(switch(name, value)?),
             "metacopy" => self.layout.options.metacopy = switch(name, value)?,
             "volatile" => self.layout.options.volatile = true,
             "fsync" => self.layout.options.volatile = !switch(name, value)?,

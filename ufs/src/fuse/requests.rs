@@ -16,6 +16,7 @@ use fuser::{
 use rustix::fs::OFlags;
 
 use super::Adapter;
+use super::ahead::SMALL_BYTES_MAX;
 use super::convert::{absent, clamp, errno, file_attr, fuser_type, owner, set_time};
 use crate::attr::FileType;
 use crate::error::{Error, Result};
@@ -180,7 +181,11 @@ impl fuser::Filesystem for Adapter {
         self.reply_entry(self.fs.link(node.0, new_parent.0, new_name), reply);
     }
 
+    /// Where nothing can change, the kernel is told once that it need not ask.
     fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.ahead.is_some() {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
         let opened = match self
             .fs
             .open_file(node.0, OFlags::from_bits_retain(flags.0.cast_unsigned()))
@@ -237,7 +242,7 @@ impl fuser::Filesystem for Adapter {
     fn read(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -250,7 +255,18 @@ impl fuser::Filesystem for Adapter {
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
-            match self.fs.read(handle.0, &mut buffer[..size], offset) {
+            let buffer = &mut buffer[..size];
+            let read = match &self.ahead {
+                None => self.fs.read(handle.0, buffer, offset),
+                Some(ahead) => {
+                    let read = self.fs.read_node(node.0, buffer, offset);
+                    if offset == 0 && read.as_ref().is_ok_and(|read| *read <= SMALL_BYTES_MAX) {
+                        ahead.note(node.0);
+                    }
+                    read
+                }
+            };
+            match read {
                 Ok(read) => reply.data(&buffer[..read]),
                 Err(error) => reply.error(errno(&error)),
             }

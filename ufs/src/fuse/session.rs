@@ -12,6 +12,7 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::io::Errno;
 
 use super::Adapter;
+use super::ahead::Giver;
 use super::options::{MountFlags, MountOptions};
 use crate::error::SetupError;
 use crate::fs::Fs;
@@ -26,6 +27,7 @@ pub struct Session {
     inner: fuser::Session<Adapter>,
     mountpoint: PathBuf,
     signals: SigSet,
+    giver: Option<Giver>,
 }
 
 impl Session {
@@ -44,7 +46,7 @@ impl Session {
         let fs = Arc::new(Fs::open(&options.layout, options.ids.clone())?);
         // Permission bits of new files are decided by the caller's mask, which comes with each request.
         rustix::process::umask(rustix::fs::Mode::empty());
-        let adapter = Adapter::new(fs, options.behaviour);
+        let (adapter, giver) = Adapter::new(fs, options.behaviour);
         let mountpoint = mountpoint.canonicalize().map_err(|source| SetupError::Io {
             doing: "resolve the mount point",
             source,
@@ -74,6 +76,7 @@ impl Session {
             inner,
             mountpoint,
             signals,
+            giver,
         })
     }
 
@@ -87,6 +90,12 @@ impl Session {
         std::thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || watch(&self.signals, &mountpoint, ours))?;
+        if let Some(giver) = self.giver {
+            let notifier = self.inner.notifier();
+            std::thread::Builder::new()
+                .name("ahead".to_owned())
+                .spawn(move || giver.run(&notifier))?;
+        }
         ready()?;
         match self.inner.run() {
             // With several threads the end of the mount reaches some of them as an abort.

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use twox_hash::XxHash3_64;
 
 use super::marks::Marks;
-use super::{Content, Found, Layer, LayerEntry, LayerNode, Space};
+use super::{Content, Found, Layer, LayerEntry, LayerNode, Space, TakeEntry};
 use crate::attr::{Attr, FileType};
 use crate::cache::PageCache;
 use crate::error::{Doing, Error, Result, SetupError};
@@ -347,6 +347,30 @@ impl Layer for ImageLayer {
             LayerNode::Entry(dir.entry),
             OsStr::from_bytes(name).to_os_string(),
         )))
+    }
+
+    fn list_after(&self, dir: &LayerNode, after: u64, take: &mut TakeEntry<'_>) -> Result<()> {
+        let (dir, _) = self.inode_of(dir)?;
+        let entries = match u32::try_from(after) {
+            Ok(0) => self.index.entries(dir)?,
+            Ok(after) => self.index.entries_after(dir, EntryId(after))?,
+            Err(_) => return Ok(()),
+        };
+        for entry in entries {
+            let (name, found) = entry?;
+            let Some(id) = found.inode else { continue };
+            let attr = self.attr_of(id, &self.index.inode(id)?);
+            let position = u64::from(found.entry.0);
+            if !take(
+                OsStr::from_bytes(name),
+                position,
+                LayerNode::Entry(found.entry),
+                attr,
+            ) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn provenance(&self, node: &LayerNode) -> Result<Option<String>> {

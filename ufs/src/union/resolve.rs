@@ -12,7 +12,7 @@ use super::LowerRef;
 use crate::attr::{Attr, FileType};
 use crate::error::{Error, Result};
 use crate::layer::marks::{Marks, Redirect};
-use crate::layer::{Found, Layer};
+use crate::layer::{Found, Layer, LayerNode};
 
 /// Where to look in the layers that are still to be asked.
 enum Search<'a> {
@@ -30,6 +30,27 @@ pub(crate) type Places = Vec<(LowerRef, Attr)>;
 
 /// Looks for `name` in the merged directory whose lower parts are `dirs`.
 pub(crate) fn by_name(layers: &[Arc<dyn Layer>], dirs: &[LowerRef], name: &OsStr) -> Result<Places> {
+    if let [dir] = dirs {
+        // The usual case in an image: nothing to merge.
+        return Ok(match layers[dir.layer].lookup(&dir.node, name)? {
+            Found::Entry(node, attr) if !may_lead_on(layers, dir.layer, &node, &attr)? => {
+                let layer = dir.layer;
+                vec![(LowerRef { layer, node }, attr)]
+            }
+            Found::Entry(..) => return search(layers, dirs, name),
+            Found::Absent | Found::Whiteout => Places::new(),
+        });
+    }
+    search(layers, dirs, name)
+}
+
+/// Whether a redirect or a metadata-only copy sends the search for a file's other parts into the layers below.
+fn may_lead_on(layers: &[Arc<dyn Layer>], layer: usize, node: &LayerNode, attr: &Attr) -> Result<bool> {
+    let marks = layers[layer].marks(node, attr)?;
+    Ok(marks.redirect.is_some() || marks.metacopy)
+}
+
+fn search(layers: &[Arc<dyn Layer>], dirs: &[LowerRef], name: &OsStr) -> Result<Places> {
     run(
         layers,
         Search::Name {
