@@ -227,7 +227,7 @@ pub fn text(path: &Path) -> String {
 }
 
 /// Makes one test per program out of a function that takes a [`Backend`]: the kernel's overlayfs, which
-/// shows that the test asks for what overlayfs does, and ours both ways.
+/// shows that the test asks for what overlayfs does, and ours: with passthrough, without, and over an image.
 #[macro_export]
 macro_rules! for_each_union {
     ($($(#[$meta:meta])* fn $name:ident($backend:ident) $body:block)*) => {$(
@@ -254,6 +254,13 @@ macro_rules! for_each_union {
             fn shale_plain() {
                 if $crate::mount::Backend::ShalePlain.is_available_or_skip() {
                     body($crate::mount::Backend::ShalePlain);
+                }
+            }
+
+            #[test]
+            fn shale_image() {
+                if $crate::mount::Backend::ShaleImage.is_available_or_skip() {
+                    body($crate::mount::Backend::ShaleImage);
                 }
             }
         }

@@ -14,6 +14,7 @@
 //! `SHALE_TESTS_NO_SKIP` (skips that are failures), `SHALE_TESTS_SHALE_UFS` (another mount program to test).
 
 pub mod fixture;
+pub mod image;
 pub mod layers;
 pub mod model;
 pub mod mount;

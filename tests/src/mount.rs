@@ -7,6 +7,7 @@
 //! A watchdog kills a server whose mount stands too long, so that a dead lock becomes a failed test
 //! (`ENOTCONN`) and not a test run that never ends.
 
+use crate::image;
 use crate::programs;
 use crate::skip::{Tier, skip};
 use nix::mount::{MntFlags, umount2};
@@ -44,6 +45,8 @@ pub enum Backend {
     ShalePassthrough,
     /// Ours, every read and write through the server.
     ShalePlain,
+    /// Ours, over the lower directories as the layers of an image.
+    ShaleImage,
 }
 
 impl Backend {
@@ -62,7 +65,10 @@ impl Backend {
     /// Whether it is one of ours.
     #[must_use]
     pub fn is_shale(self) -> bool {
-        matches!(self, Backend::ShalePassthrough | Backend::ShalePlain)
+        matches!(
+            self,
+            Backend::ShalePassthrough | Backend::ShalePlain | Backend::ShaleImage
+        )
     }
 
     /// Whether it is the kernel's.
@@ -139,9 +145,24 @@ impl MountSpec {
     /// The value of `-o` that the FUSE programs take.
     #[must_use]
     pub fn fuse_options(&self) -> OsString {
-        let mut text = b"lowerdir=".to_vec();
         let lowers: Vec<Vec<u8>> = self.lowers.iter().map(|lower| escape(lower)).collect();
-        text.extend(lowers.join(&b':'));
+        self.options_over(&lowers.join(&b':'))
+    }
+
+    /// The same, over a merged index of the lowers, which is made in a repository beside the mount point.
+    fn image_options(&self, mount_point: &Path) -> io::Result<OsString> {
+        let root = mount_point.with_extension("repository");
+        let name = image::chain_of(&self.lowers, &root)?;
+        let mut spec = self.clone();
+        let repository = OsString::from_vec(escape(&root));
+        spec.extra_options
+            .push(format!("repository={}", repository.display()));
+        Ok(spec.options_over(name.as_bytes()))
+    }
+
+    fn options_over(&self, lowers: &[u8]) -> OsString {
+        let mut text = b"lowerdir=".to_vec();
+        text.extend(lowers);
         if let Some((upper, work)) = &self.upper {
             text.extend(b",upperdir=");
             text.extend(escape(upper));
@@ -262,6 +283,11 @@ impl MountGuard {
         if self.backend == Backend::ShalePlain {
             spec.extra_options.push("passthrough=off".into());
         }
+        let options = if self.backend == Backend::ShaleImage {
+            spec.image_options(&self.mount_point)?
+        } else {
+            spec.fuse_options()
+        };
         let log = self.mount_point.with_extension("log");
         let log_file = File::create(&log)?;
         let mut command = match spec.open_files_limit {
@@ -277,7 +303,7 @@ impl MountGuard {
             .args([
                 OsStr::new("-f"),
                 OsStr::new("-o"),
-                &spec.fuse_options(),
+                &options,
                 self.mount_point.as_os_str(),
             ])
             .stdin(Stdio::null())

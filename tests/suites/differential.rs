@@ -45,6 +45,25 @@ fn kernel_and_both_modes_agree_step_by_step() {
     );
 }
 
+/// Over the layers of an image as over directories, and our uppers are read the same by both.
+#[test]
+fn the_kernel_and_a_container_s_root_agree_step_by_step() {
+    run(
+        Shape::default(),
+        &[Backend::Kernel, Backend::ShaleImage],
+        &[],
+        &[],
+        50,
+    );
+    run(
+        travelling(),
+        &[Backend::ShaleImage],
+        &[Backend::KernelNoIndex, Backend::ShalePlain],
+        &[],
+        30,
+    );
+}
+
 #[test]
 fn the_kernel_reads_its_own_upper() {
     let kernel = &[Backend::KernelNoIndex];

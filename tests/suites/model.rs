@@ -33,6 +33,11 @@ fn shale_plain_is_the_model() {
 }
 
 #[test]
+fn shale_over_an_image_is_the_model() {
+    run(Backend::ShaleImage, Shape::default(), 1, 80);
+}
+
+#[test]
 fn long_sequences_on_kernel_overlayfs() {
     run(Backend::Kernel, LONG, 10, 25);
 }
@@ -45,6 +50,11 @@ fn long_sequences_on_shale_passthrough() {
 #[test]
 fn long_sequences_on_shale_plain() {
     run(Backend::ShalePlain, LONG, 10, 20);
+}
+
+#[test]
+fn long_sequences_on_shale_over_an_image() {
+    run(Backend::ShaleImage, LONG, 10, 20);
 }
 
 /// Eight sequences at once, each in its own directory of one union.
@@ -71,4 +81,9 @@ fn eight_at_once_on_shale_passthrough() {
 #[test]
 fn eight_at_once_on_shale_plain() {
     together(Backend::ShalePlain, 15);
+}
+
+#[test]
+fn eight_at_once_on_shale_over_an_image() {
+    together(Backend::ShaleImage, 15);
 }

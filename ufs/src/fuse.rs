@@ -56,7 +56,7 @@ pub(crate) struct Adapter {
 
 impl Adapter {
     /// An adapter, and what gives the kernel contents ahead of their reading, where that can be done.
-    pub(super) fn new(fs: Arc<Fs>, behaviour: Behaviour) -> (Self, Option<Giver>) {
+    pub(crate) fn new(fs: Arc<Fs>, behaviour: Behaviour) -> (Self, Option<Giver>) {
         let skip_open = behaviour.skip_open.unwrap_or_else(|| fs.is_immutable()) && fs.is_immutable();
         let (ahead, giver) = skip_open.then(|| ahead::pair(&fs)).unzip();
         let adapter = Self {

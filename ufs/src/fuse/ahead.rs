@@ -38,10 +38,10 @@ const DIRECTORIES_MAX: usize = 256;
 
 /// The way from the threads that answer to the one that gives.
 #[derive(Debug, Clone)]
-pub(super) struct Ahead(Sender<u64>);
+pub(crate) struct Ahead(Sender<u64>);
 
 /// What is to be given, and who gives it: made before the mount is served, run when it is.
-pub(super) struct Giver {
+pub(crate) struct Giver {
     fs: Arc<Fs>,
     reads: Receiver<u64>,
 }

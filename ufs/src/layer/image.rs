@@ -534,7 +534,7 @@ mod tests {
         let stream: Vec<u8> = (0..100).collect();
         let pieces = [(2, 10, 3), (5, 50, 2), (9, 0, 1)];
         let pieces = pieces.map(|(at, from, length)| Piece { at, from, length });
-        let mut expected = vec![0u8; 12];
+        let mut expected = [0u8; 12];
         for piece in pieces {
             for n in 0..piece.length {
                 expected[(piece.at + n) as usize] = (piece.from + n) as u8;

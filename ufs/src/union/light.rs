@@ -174,6 +174,9 @@ impl Shard {
     }
 }
 
+/// A file's number, and its name in the directory above.
+type Step = (u64, OsString);
+
 impl Union {
     /// The node with this id.
     ///
@@ -224,7 +227,7 @@ impl Union {
     }
 
     /// The names that lead to a light file from the nearest directory that has an inode, the last one first.
-    fn path_to(&self, id: u64) -> Result<(Vec<(u64, OsString)>, Arc<Inode>)> {
+    fn path_to(&self, id: u64) -> Result<(Vec<Step>, Arc<Inode>)> {
         let unknown = || Error::UnknownNode(id);
         let (layer, in_layer) = self.numbers.layer_of(id).ok_or_else(unknown)?;
         let asked = self.layers.get(layer).ok_or_else(unknown)?;
