@@ -13,15 +13,24 @@ use twox_hash::XxHash3_64;
 use ufs::attr::{FileType, Time};
 use ufs::index::build::{Meta, Stored, Tree};
 use ufs::index::{ContentId, Index, Kind, merge};
-use ufs::repository::Repository;
+use ufs::repository::{Repository, hex};
 
 use crate::posix;
 
 /// Larger contents become objects.
 const PACK_BYTES_MAX: usize = 16 << 10;
 
-/// Makes a repository at `root` of these directories, top first, and names its merged index for `lowerdir`.
-pub fn chain_of(lowers: &[PathBuf], root: &Path) -> io::Result<String> {
+/// How the layers of an image are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// All in one index.
+    Merged,
+    /// Each its own index.
+    Stacked,
+}
+
+/// Makes a repository at `root` of these directories, top first, and gives the value of `lowerdir` that names them.
+pub fn lowerdir_of(lowers: &[PathBuf], root: &Path, form: Form) -> io::Result<String> {
     match fs::remove_dir_all(root) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -29,16 +38,20 @@ pub fn chain_of(lowers: &[PathBuf], root: &Path) -> io::Result<String> {
     fs::create_dir_all(root.join("objects"))?;
     fs::create_dir_all(root.join("chains"))?;
     let repository = Repository::at(root);
+    let mut names = Vec::new();
     let mut layers = Vec::new();
-    for lower in lowers.iter().rev() {
+    for lower in lowers {
         let layer: [u8; 32] = Sha256::digest(lower.as_os_str().as_bytes()).into();
         write_layer(lower, &repository, &layer)?;
+        names.push(format!("@layers/{}/index", hex(&layer)));
         layers.push(Index::open(&repository.index(&layer)).map_err(io::Error::other)?);
     }
-    let layers: Vec<&Index> = layers.iter().collect();
-    let merged = merge::merge(&layers, Kind::Chain).map_err(io::Error::other)?;
-    let mut file = File::create(root.join("chains/all"))?;
-    merged.write(&mut file)?;
+    if form == Form::Stacked {
+        return Ok(names.join(":"));
+    }
+    let bottom_first: Vec<&Index> = layers.iter().rev().collect();
+    let merged = merge::merge(&bottom_first, Kind::Chain).map_err(io::Error::other)?;
+    merged.write(&mut File::create(root.join("chains/all"))?)?;
     Ok("@chains/all".to_owned())
 }
 
@@ -141,7 +154,7 @@ impl LayerWriter<'_> {
         let stored = if bytes.len() > PACK_BYTES_MAX {
             let path = self.repository.object(&digest);
             fs::create_dir_all(path.parent().expect("objects lie in a directory"))?;
-            fs::write(path, &bytes)?;
+            write_sparse(&path, &bytes)?;
             Stored::Object { digest }
         } else {
             self.pack.write_all(&bytes)?;
@@ -152,6 +165,19 @@ impl LayerWriter<'_> {
         };
         Ok(Some(self.tree.add_content(stored, size_bytes)))
     }
+}
+
+/// Leaves holes where whole blocks are zeros.
+fn write_sparse(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let file = File::create(path)?;
+    file.set_len(bytes.len() as u64)?;
+    for (number, block) in bytes.chunks(4096).enumerate() {
+        if block.iter().any(|byte| *byte != 0) {
+            file.write_all_at(block, number as u64 * 4096)?;
+        }
+    }
+    Ok(())
 }
 
 /// What overlayfs notes in attributes and an index says otherwise.

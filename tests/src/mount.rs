@@ -7,7 +7,7 @@
 //! A watchdog kills a server whose mount stands too long, so that a dead lock becomes a failed test
 //! (`ENOTCONN`) and not a test run that never ends.
 
-use crate::image;
+use crate::image::{self, Form};
 use crate::programs;
 use crate::skip::{Tier, skip};
 use nix::mount::{MntFlags, umount2};
@@ -45,8 +45,10 @@ pub enum Backend {
     ShalePassthrough,
     /// Ours, every read and write through the server.
     ShalePlain,
-    /// Ours, over the lower directories as the layers of an image.
+    /// Ours, over the lower directories as the layers of an image, merged.
     ShaleImage,
+    /// Ours, over the lower directories as the layers of an image, each an index of its own.
+    ShaleLayers,
 }
 
 impl Backend {
@@ -67,7 +69,7 @@ impl Backend {
     pub fn is_shale(self) -> bool {
         matches!(
             self,
-            Backend::ShalePassthrough | Backend::ShalePlain | Backend::ShaleImage
+            Backend::ShalePassthrough | Backend::ShalePlain | Backend::ShaleImage | Backend::ShaleLayers
         )
     }
 
@@ -149,12 +151,11 @@ impl MountSpec {
         self.options_over(&lowers.join(&b':'))
     }
 
-    /// The same, over a merged index of the lowers, which is made in a repository beside the mount point.
-    fn image_options(&self, mount_point: &Path) -> io::Result<OsString> {
-        let root = mount_point.with_extension("repository");
-        let name = image::chain_of(&self.lowers, &root)?;
+    /// The same, over indexes of the lowers, which are made in a repository at `root`.
+    fn image_options(&self, root: &Path, form: Form) -> io::Result<OsString> {
+        let name = image::lowerdir_of(&self.lowers, root, form)?;
         let mut spec = self.clone();
-        let repository = OsString::from_vec(escape(&root));
+        let repository = OsString::from_vec(escape(root));
         spec.extra_options
             .push(format!("repository={}", repository.display()));
         Ok(spec.options_over(name.as_bytes()))
@@ -194,6 +195,8 @@ pub struct MountGuard {
     backend: Backend,
     mount_point: PathBuf,
     server: Option<Server>,
+    /// Where the layers of an image are, beside whatever the test does to its scratch.
+    repository: Option<tempfile::TempDir>,
     is_mounted: bool,
 }
 
@@ -211,6 +214,7 @@ impl MountGuard {
             backend,
             mount_point: mount_point.to_owned(),
             server: None,
+            repository: None,
             is_mounted: false,
         };
         if backend.is_kernel() {
@@ -274,6 +278,10 @@ impl MountGuard {
         }
     }
 
+    fn repository(&mut self) -> io::Result<&Path> {
+        Ok(self.repository.insert(tempfile::tempdir()?).path())
+    }
+
     fn start_server(&mut self, spec: &MountSpec) -> io::Result<()> {
         let program = self
             .backend
@@ -283,10 +291,10 @@ impl MountGuard {
         if self.backend == Backend::ShalePlain {
             spec.extra_options.push("passthrough=off".into());
         }
-        let options = if self.backend == Backend::ShaleImage {
-            spec.image_options(&self.mount_point)?
-        } else {
-            spec.fuse_options()
+        let options = match self.backend {
+            Backend::ShaleImage => spec.image_options(self.repository()?, Form::Merged)?,
+            Backend::ShaleLayers => spec.image_options(self.repository()?, Form::Stacked)?,
+            _ => spec.fuse_options(),
         };
         let log = self.mount_point.with_extension("log");
         let log_file = File::create(&log)?;

@@ -50,7 +50,7 @@ fn kernel_and_both_modes_agree_step_by_step() {
 fn the_kernel_and_a_container_s_root_agree_step_by_step() {
     run(
         Shape::default(),
-        &[Backend::Kernel, Backend::ShaleImage],
+        &[Backend::Kernel, Backend::ShaleImage, Backend::ShaleLayers],
         &[],
         &[],
         50,

@@ -173,6 +173,9 @@ for_each_union! {
 
     /// What is mounted below a layer's directory is not part of the layer.
     fn mounts_below_a_layer_are_not_seen(backend) {
+        if matches!(backend, Backend::ShaleImage | Backend::ShaleLayers) {
+            return; // such a layer is made of what the test sees
+        }
         use nix::mount::{MntFlags, MsFlags, mount, umount2};
         let scratch = Scratch::new();
         let lower = scratch.directory("lower");

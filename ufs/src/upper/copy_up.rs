@@ -351,10 +351,13 @@ fn copy_source(from: &dyn ReadAt, to: &OwnedFd, size_bytes: u64) -> Result<()> {
         if read == 0 {
             return Err(Error::Damaged("a content is shorter than its file"));
         }
-        write_all(to, &buffer[..read], offset)?;
+        // What is not a file of its own cannot tell its holes: they are where there is nothing but zeros.
+        if buffer[..read].iter().any(|&byte| byte != 0) {
+            write_all(to, &buffer[..read], offset)?;
+        }
         offset += read as u64;
     }
-    Ok(())
+    fs::ftruncate(to, size_bytes).doing("set length of copy")
 }
 
 fn write_all(to: &OwnedFd, data: &[u8], offset: u64) -> Result<()> {
