@@ -14,6 +14,8 @@ pub mod build;
 mod emit;
 mod error;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod merge;
 mod read;
 mod sets;
@@ -79,6 +81,8 @@ pub struct Inode {
     pub origin: u32,
     /// One of its names.
     pub entry: EntryId,
+    /// The directory that this name is in; the root's is the root.
+    pub parent: InodeId,
     /// A directory that hides what lies below.
     pub opaque: bool,
     /// Number of its attribute set.

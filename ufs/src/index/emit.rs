@@ -8,6 +8,36 @@ use super::format::{BLOCK_BYTES, END_MAGIC, HEADER_BYTES, Header, Layout, SECTIO
 use super::sets::Sets;
 use super::{Kind, Piece};
 
+/// Finds the directories that ascending entries are in.
+pub(super) struct Parents<I> {
+    counts: I,
+    directory: u32,
+    /// The entry after those of the directory.
+    end: u32,
+}
+
+impl<I: Iterator<Item = u32>> Parents<I> {
+    /// From the numbers of entries of all directories.
+    pub(super) fn new(mut counts: I) -> Self {
+        let first = counts.next().unwrap_or(0);
+        Self {
+            counts,
+            directory: 0,
+            end: 1 + first,
+        }
+    }
+
+    /// The directory of an entry that does not come before the last one asked for.
+    pub(super) fn of(&mut self, entry: u32) -> u32 {
+        while entry >= self.end {
+            let Some(count) = self.counts.next() else { break };
+            self.directory += 1;
+            self.end += count;
+        }
+        self.directory
+    }
+}
+
 /// A file being written. Sections come in their order, with as many records as were announced.
 pub(super) struct Emitter<'a, W: Write> {
     out: &'a mut W,

@@ -222,6 +222,8 @@ pub(super) struct InodeRecord {
     pub(super) xattrs: u32,
     pub(super) first: u32,
     pub(super) count: u32,
+    /// The directory that `entry` is in.
+    pub(super) parent: u32,
 }
 
 /// Flag of an inode: the directory hides what lies below.
@@ -245,6 +247,7 @@ impl InodeRecord {
         put.u32(self.xattrs);
         put.u32(self.first);
         put.u32(self.count);
+        put.u32(self.parent);
         bytes
     }
 
@@ -264,6 +267,7 @@ impl InodeRecord {
             xattrs: u32_at(bytes, 48),
             first: u32_at(bytes, 52),
             count: u32_at(bytes, 56),
+            parent: u32_at(bytes, 60),
         }
     }
 }
@@ -463,6 +467,7 @@ mod tests {
             xattrs: 11,
             first: 12,
             count: 13,
+            parent: 14,
         };
         assert_eq!(InodeRecord::decode(&inode.encode()), inode);
         let entry = EntryRecord {

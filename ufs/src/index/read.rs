@@ -10,6 +10,8 @@
 
 mod check;
 mod data;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Ordering;
 use std::path::Path;
@@ -150,6 +152,8 @@ impl Index {
             && (record.flags == 0 || opaque && is_dir && self.kind() != Kind::Chain)
             && origin_fits
             && record.entry < self.entry_count()
+            && record.parent < self.header.directories
+            && (!is_dir || record.parent < inode.0.max(1))
             && (device || sized || record.size == 0)
             && part_fits;
         sound.then_some(Inode {
@@ -166,6 +170,7 @@ impl Index {
             layer: record.layer,
             origin: record.origin,
             entry: EntryId(record.entry),
+            parent: InodeId(record.parent),
             opaque,
             xattrs: record.xattrs,
             first: record.first,
@@ -217,9 +222,9 @@ impl Index {
             return Err(broken());
         }
         if is_dir {
-            // one name only, and below its parent
+            // it knows its only name, and its parent has a smaller number
             let inode = self.read_inode(InodeId(record.inode))?;
-            if inode.entry.0 != entry || parent.is_some_and(|parent| record.inode <= parent.0) {
+            if inode.entry.0 != entry || parent.is_some_and(|parent| inode.parent != parent) {
                 return Err(broken());
             }
         }
@@ -380,10 +385,12 @@ impl Index {
     pub fn path(&self, entry: EntryId) -> Result<Vec<u8>> {
         let mut names = Vec::new();
         let mut entry = entry;
+        let mut dir = self.parent(entry)?;
         while entry.0 != 0 {
             names.push(self.entry(entry)?.0);
-            // ends: a directory's own entry comes before its entries
-            entry = self.inode(self.parent(entry)?)?.entry;
+            // ends: a directory's number is larger than its parent's
+            let inode = self.inode(dir)?;
+            (entry, dir) = (inode.entry, inode.parent);
         }
         names.reverse();
         let path = names.join(&b'/');

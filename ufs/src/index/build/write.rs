@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::Finished;
 use super::tree::State;
 use crate::attr::FileType;
-use crate::index::emit::Emitter;
+use crate::index::emit::{Emitter, Parents};
 use crate::index::format::{
     EntryRecord, InodeRecord, NONE, OPAQUE, SECTIONS, Section, prefix, type_code, type_of,
 };
@@ -73,12 +73,14 @@ impl Finished {
         emitter.section(Section::Inodes)?;
         let mut origin = 0;
         let mut next_entry = 1;
+        let mut parents = Parents::new(order.counts.iter().copied());
         for (&(file, entry), &count) in order.directories.iter().zip(&order.counts) {
             let mut record = self.inode(file, origin, entry);
             if record.first == 1 {
                 record.flags = OPAQUE;
             }
             (record.first, record.count) = (next_entry, count);
+            record.parent = parents.of(entry);
             next_entry += count;
             origin += 1;
             emitter.put(&record.encode())?;
@@ -89,8 +91,10 @@ impl Finished {
             u64::from(node.name_bytes)
         });
         let mut target = u32::try_from(names.sum::<u64>()).unwrap_or(NONE);
+        let mut parents = Parents::new(order.counts.iter().copied());
         for &(file, entry) in &order.others {
             let mut record = self.inode(file, origin, entry);
+            record.parent = parents.of(entry);
             match FileType::from_mode(record.mode) {
                 FileType::Regular => {}
                 FileType::Symlink => {
@@ -125,6 +129,7 @@ impl Finished {
             xattrs,
             first: file.part,
             count: 0,
+            parent: 0,
         }
     }
 

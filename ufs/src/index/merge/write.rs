@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::plan::{Directory, Entry, Merged, NOWHERE, Name, Other, Source};
 use crate::attr::FileType;
-use crate::index::emit::Emitter;
+use crate::index::emit::{Emitter, Parents};
 use crate::index::format::{
     ContentRecord, EntryRecord, InodeRecord, NONE, OPAQUE, SECTIONS, Section, Storage, prefix, type_bits,
     type_code,
@@ -109,6 +109,7 @@ impl Merged<'_> {
                 xattrs: NONE,
                 first: 0,
                 count: 0,
+                parent: 0,
             });
         }
         let inode = self.index(source).inode(InodeId(inode))?;
@@ -131,6 +132,7 @@ impl Merged<'_> {
             },
             first: inode.first,
             count: inode.count,
+            parent: 0,
         })
     }
 
@@ -166,17 +168,21 @@ impl Merged<'_> {
 
     fn write_inodes<W: Write>(&self, emitter: &mut Emitter<'_, W>) -> io::Result<()> {
         emitter.section(Section::Inodes)?;
-        let mut first = 1;
+        let counts = || self.directories.iter().map(|directory| directory.count);
+        let (mut first, mut parents) = (1, Parents::new(counts()));
         for directory in &self.directories {
-            let record = self
+            let mut record = self
                 .directory_record(directory, first)
                 .map_err(io::Error::other)?;
+            record.parent = parents.of(directory.entry);
             first += directory.count;
             emitter.put(&record.encode())?;
         }
         let mut target = u32::try_from(self.name_bytes).unwrap_or(NONE);
+        let mut parents = Parents::new(counts());
         for other in &self.others {
-            let record = self.other_record(other, &mut target).map_err(io::Error::other)?;
+            let mut record = self.other_record(other, &mut target).map_err(io::Error::other)?;
+            record.parent = parents.of(other.entry);
             emitter.put(&record.encode())?;
         }
         Ok(())
