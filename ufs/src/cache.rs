@@ -6,8 +6,8 @@
 //!
 //! - Bounded in bytes; every shard has an equal part of the limit. What is in use by a reader after it was put out
 //!   counts no more: it is one chunk per reader at most.
-//! - One fetch for all who want the same chunk at the same time ([`pages`]).
-//! - A long read does not put out what is used again and again ([`eviction`]).
+//! - One fetch for all who want the same chunk at the same time (`cache/pages.rs`).
+//! - A long read does not put out what is used again and again (`cache/eviction.rs`).
 //! - No lock is held while a chunk is fetched. A fetch may itself ask the cache (a stream inside of a stream), for
 //!   chunks of *another* stream only: asking for its own would wait for itself.
 //!

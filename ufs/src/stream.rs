@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A *stream* is the plain bytes of a *slice* of an archive. The slice lies in a file, or in another stream: a layer in
-//! a compressed Docker archive. One pass over it ([`Indexer`]) writes its stream file ([`table`]); afterwards any place
+//! a compressed Docker archive. One pass over it ([`Indexer`]) writes its stream file (`stream/table.rs`); afterwards any place
 //! can be read ([`open`]):
 //!
 //! - plain: straight from the file; the kernel caches it;
@@ -22,6 +22,7 @@
 //! of the file its identity is compared with the recorded one ([`identity`]). An archive that changed answers errors,
 //! and the log says once what changed.
 
+mod beside;
 mod chunks;
 mod draft;
 mod file;
@@ -51,7 +52,7 @@ use file::{ArchiveFile, OwnFile, Part, failed};
 use input::Origin;
 use table::{Stamp, Table};
 
-pub use draft::DRAFT_PREFIX;
+pub use draft::{DRAFT_PREFIX, sweep};
 pub use identity::Identity;
 pub use indexer::{Finished, Indexer, Options, write_plain};
 

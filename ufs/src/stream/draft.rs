@@ -2,9 +2,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
 
 use super::file::failed;
 use super::table::{HEADER_BYTES, Table};
@@ -13,8 +17,11 @@ use crate::index::Sha256;
 use crate::repository::Repository;
 
 /// What the names of unfinished stream files begin with. They lie beside the directories of the archives; one whose
-/// writer was killed is rubbish.
+/// writer was killed is rubbish for [`sweep`].
 pub const DRAFT_PREFIX: &str = ".stream-";
+
+/// An unfinished stream file that is younger than this is never rubbish.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// Tells the drafts of one process apart.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -40,6 +47,8 @@ impl Draft {
         let create = || {
             let mut options = OpenOptions::new();
             let file = options.write(true).create_new(true).mode(0o600).open(&path)?;
+            // while it is locked, it is no rubbish
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
             let mut file = io::BufWriter::with_capacity(256 << 10, file);
             file.write_all(&[0; HEADER_BYTES as usize])?;
             Ok(file)
@@ -89,11 +98,7 @@ impl Draft {
         let target = folder.join(STREAM_FILE);
         fs::rename(&self.path, &target).map_err(|error| failed(&target, "naming a stream file", error))?;
         self.published = true;
-        for folder in [Some(folder.as_path()), folder.parent()].into_iter().flatten() {
-            File::open(folder)
-                .and_then(|folder| folder.sync_all())
-                .map_err(|error| failed(folder, "syncing", error))?;
-        }
+        // the directories are not synced: a name that a crash takes back is a pass that is made again
         Ok(())
     }
 }
@@ -105,6 +110,33 @@ impl Drop for Draft {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Removes unfinished stream files whose writers were killed; gives how many. One that was made less than a minute ago
+/// is left alone, since its writer may be about to lock it.
+pub fn sweep(repository: &Repository) -> io::Result<u64> {
+    let folder = repository.root().join("archives");
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        outcome => outcome?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry?;
+        if !entry.file_name().as_bytes().starts_with(DRAFT_PREFIX.as_bytes()) {
+            continue;
+        }
+        // another sweep may be faster
+        let Ok(file) = File::open(entry.path()) else {
+            continue;
+        };
+        let age = file.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if age < YOUNG || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        removed += u64::from(fs::remove_file(entry.path()).is_ok());
+    }
+    Ok(removed)
 }
 
 fn make_dir(folder: &Path) -> Result<(), StreamError> {

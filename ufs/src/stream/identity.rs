@@ -7,7 +7,7 @@
 //!   is not seen. [`Identity::settled`] therefore waits until the last change lies a tick back: every later one shows.
 //! - `ctime` also changes when the file gets another name, loses one, or other rights. A mounted archive that is
 //!   renamed or removed has to stay readable. So a change of `ctime` alone passes when one of those explains it
-//!   ([`Known::accepts`]).
+//!   (`Known::accepts`).
 
 use std::fs::File;
 use std::io;

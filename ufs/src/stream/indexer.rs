@@ -7,7 +7,7 @@
 //!            └──► SHA-256 of the slice   SHA-256 of the plain bytes
 //! ```
 //!
-//! Decompression runs in the caller's thread, the rest beside it ([`super::recorder`]), so that a pass takes about as
+//! Decompression runs in the caller's thread, the rest beside it (`stream/recorder.rs`), so that a pass takes about as
 //! long as decompression alone. Blocks are shared, not copied, and used again.
 //!
 //! Failure modes: damage is an error of `read` that names file and offset, and of every later call; so is a full disk.
@@ -19,11 +19,9 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, absolute};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
-use sha2::{Digest, Sha256 as Hasher};
-
+use super::beside::{PartReader, QUEUE_LENGTH, Source, Tee, TeeReader, hashing, joined, lost_thread, spawn};
 use super::draft::Draft;
 use super::file::{ArchiveFile, Part, failed, usize_of};
 use super::frames::{self, Frames};
@@ -35,9 +33,8 @@ use super::{Base, Compression, ReadAt, Slice, StreamError, open, read_table, sta
 use crate::cache::PageCache;
 use crate::index::Sha256;
 use crate::repository::{Repository, hex};
+use parking_lot::Mutex;
 
-/// Blocks on their way to one of the threads beside.
-const QUEUE_LENGTH: usize = 4;
 /// Blocks that are kept to be used again: those on their way, the one being read, the one being filled.
 const BLOCKS_KEPT: usize = QUEUE_LENGTH + 4;
 /// Most memory an xz stream may ask for.
@@ -68,9 +65,6 @@ pub struct Finished {
     /// How many plain bytes there are.
     pub plain_bytes: u64,
 }
-
-/// The compressed bytes in order; shared, since decoders own their reader and what follows them has to be hashed too.
-type Tee = Arc<Mutex<TeeReader>>;
 
 enum Decoder {
     Gzip(Box<Gunzip<InOrder<Source>>>),
@@ -518,91 +512,8 @@ fn start_recorder(
     Ok(Some((sender, thread)))
 }
 
-/// A thread that hashes what it is sent.
-fn hashing<T: Send + 'static>(
-    name: &str,
-    bytes: fn(&T) -> &[u8],
-) -> Result<(SyncSender<T>, JoinHandle<Sha256>), StreamError> {
-    let (sender, receiver): (_, Receiver<T>) = sync_channel(QUEUE_LENGTH);
-    let thread = spawn(name, move || {
-        let mut hasher = Hasher::new();
-        for item in receiver {
-            hasher.update(bytes(&item));
-        }
-        hasher.finalize().into()
-    })?;
-    Ok((sender, thread))
-}
-
-fn spawn<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, StreamError> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map_err(|error| failed(name.as_ref(), "starting a thread", error))
-}
-
-fn joined<T>((sender, thread): (SyncSender<T>, JoinHandle<Sha256>)) -> Result<Sha256, StreamError> {
-    drop(sender);
-    thread.join().map_err(|_| lost_thread())
-}
-
-fn lost_thread() -> StreamError {
-    failed(
-        "indexing".as_ref(),
-        "waiting for a thread",
-        io::Error::other("it ended unexpectedly"),
-    )
-}
-
 fn vanished(path: &Path) -> StreamError {
     failed(path, "opening the archive", io::ErrorKind::NotFound.into())
-}
-
-/// A part of something, read in order.
-struct PartReader {
-    part: Part,
-    at: u64,
-}
-
-impl Read for PartReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.part.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-/// The compressed bytes, at most as many as the slice has, hashed on their way.
-struct TeeReader {
-    reader: Box<dyn Read + Send>,
-    left: u64,
-    hash: Option<(SyncSender<Vec<u8>>, JoinHandle<Sha256>)>,
-}
-
-impl Read for TeeReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = buffer.len().min(usize_of(self.left));
-        let read = self.reader.read(&mut buffer[..wanted])?;
-        self.left -= read as u64;
-        if let Some((hash, _)) = &self.hash
-            && read != 0
-        {
-            hash.send(buffer[..read].to_vec()).map_err(|_| lost_thread())?;
-        }
-        Ok(read)
-    }
-}
-
-/// A handle of the compressed bytes.
-struct Source(Tee);
-
-impl Read for Source {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.lock().read(buffer)
-    }
 }
 
 impl Base {

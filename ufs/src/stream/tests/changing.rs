@@ -188,10 +188,32 @@ fn a_pass_that_is_given_up_leaves_nothing() {
     pass.read_exact(&mut [0; 1_000_000]).unwrap();
     assert_eq!(drafts(&place), 1);
     drop(pass);
-    // the thread that holds it ends when it has nothing more to do
-    while drafts(&place) != 0 {
-        std::thread::yield_now();
+    assert_eq!(drafts(&place), 0);
+}
+
+#[test]
+fn what_a_killed_writer_left_is_swept_and_nothing_else() {
+    let place = Place::new();
+    let slice = place.write(&gzip(&mixture(1_000_000, 15), 6));
+    place.index(slice.clone(), Compression::Gzip, &KEY).unwrap();
+    let pass = Indexer::new(&place.repository, slice, Compression::Gzip, Options::default()).unwrap();
+    let folder = place.repository.root().join("archives");
+    let left = |name: &str| folder.join(format!("{DRAFT_PREFIX}{name}"));
+    fs::write(left("old"), b"x").unwrap();
+    fs::write(left("young"), b"x").unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    for entry in fs::read_dir(&folder).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != *format!("{DRAFT_PREFIX}young") && entry.file_type().unwrap().is_file() {
+            // the one at work too: its lock has to save it
+            fs::File::open(entry.path()).unwrap().set_modified(old).unwrap();
+        }
     }
+    assert_eq!(sweep(&place.repository).unwrap(), 1);
+    assert!(!left("old").exists() && left("young").exists());
+    pass.finish(&[2; 32]).unwrap();
+    assert!(place.open(&KEY).is_ok() && place.open(&[2; 32]).is_ok());
+    assert_eq!(sweep(&Repository::at("/nonexistent")).unwrap(), 0);
 }
 
 /// How many unfinished stream files lie about.

@@ -53,7 +53,7 @@ fn what_programs_compress_is_read_from_any_place() {
         ("pigz", &["-c", "-p2"], Compression::Gzip),
         ("pigz", &["-c", "-p2", "-i"], Compression::Gzip),
         ("zstd", &["-c", "-q"], Compression::Zstd),
-        ("zstd", &["-c", "-q", "-19", "--long=24"], Compression::Zstd),
+        ("zstd", &["-c", "-q", "-9", "--long=24"], Compression::Zstd),
         (
             "zstd",
             &["-c", "-q", "--no-check", "-B500000", "-T2"],
