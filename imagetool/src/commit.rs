@@ -156,7 +156,7 @@ fn make_layer(
     write_changes(snapshot, changes, files, &mut blob)?;
     let blob = blob.finish()?;
     let ingested = ingest_staged(staging, "the new layer", &blob)?;
-    for warning in &ingested.unpacked.warnings {
+    for warning in &ingested.warnings {
         progress.warn(warning);
     }
     Ok(NewLayer {

@@ -182,7 +182,7 @@ pub fn lowers(store: &Store, record: &ContainerRecord) -> Result<Vec<Lower>, Sto
         (Some(rootfs), _) => lowers.push(Lower::Directory(rootfs.clone())),
         (None, Some(image_id)) => {
             let image = store.resolve_image(&image_id.to_string())?;
-            lowers.extend(store.layer_dirs(&image)?.into_iter().map(Lower::Directory));
+            lowers.extend(store.layer_lowers(&image)?);
         }
         (None, None) => {}
     }

@@ -71,6 +71,14 @@ pub enum StoreError {
         /// Which.
         digest: Digest,
     },
+    /// A layer could not be made anew from its blob.
+    #[error("make layer {digest} anew from its blob")]
+    Rebuild {
+        /// Which.
+        digest: Digest,
+        /// The cause.
+        source: Box<ImageError>,
+    },
     /// Something in the store does not parse.
     #[error("store is damaged: {what}: {detail}")]
     Damaged {
@@ -87,14 +95,6 @@ pub enum ImageError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A layer's archive could not be unpacked.
-    #[error("{what}")]
-    Unpack {
-        /// Which layer or file.
-        what: String,
-        /// The cause.
-        source: crate::unpack::UnpackError,
-    },
     /// A layer could not be taken in.
     #[error("{what}")]
     Layer {

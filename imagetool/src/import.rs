@@ -38,11 +38,11 @@ pub fn import(
         path => path,
     };
     let ingested = ingest(&staging, shown, archive)?;
-    if !ingested.unpacked.end_marker {
+    if !ingested.end_marker {
         let text = format!("{shown}: archive ends without its end marker: it is cut off or no tar archive");
         return Err(ImageError::Invalid(text));
     }
-    for warning in &ingested.unpacked.warnings {
+    for warning in &ingested.warnings {
         progress.warn(warning);
     }
     let now = time::now();
@@ -60,7 +60,7 @@ pub fn import(
     config.push(now, &entry, Some(ingested.layer.diff_id));
     let config_json = config.finish();
     let layer = LayerBlob {
-        media_type: ingested.media_type.to_owned(),
+        media_type: ingested.blob.media_type.to_owned(),
         digest: ingested.blob.digest,
         size_bytes: ingested.blob.size_bytes,
     };
@@ -73,11 +73,8 @@ pub fn import(
         created: Some(now),
         config_json,
     };
-    let blobs = [
-        staging.add_blob(image.config_json.as_bytes())?,
-        manifest,
-        ingested.blob,
-    ];
+    let mut blobs = vec![staging.add_blob(image.config_json.as_bytes())?, manifest];
+    blobs.extend(ingested.blob.staged);
     let names: Vec<Reference> = options.name.iter().map(|name| name.clone().or_latest()).collect();
     store.publish(&staging, &blobs, &[ingested.layer], &image, &names)?;
     Ok(Digest::of(image.config_json.as_bytes()))

@@ -1,41 +1,67 @@
 //! A layer's stream on its way into the store.
 //!
 //! ```text
-//! raw bytes ──► hash + blob file ──► decompress ──► hash (diff id) ──► unpack
+//! thread 1   raw bytes ──► [hash + blob file] ──► decompress ──► chunks ──┐
+//! thread 2   chunks ──► hash (diff id)                                    │
+//! caller     chunks ──► members ──► contents, tree, recipe  ◄─────────────┘
 //! ```
 //!
-//! One pass, memory bounded by the buffers. Compressions that OCI layers may not have (bzip2, xz) are undone for the
-//! blob as well.
+//! One pass. The chunks come from a pool of fixed size, so that memory is bounded however large the layer is and
+//! whoever is slowest slows the others down. Only compressed streams that OCI layers may have (gzip, zstd) keep their
+//! bytes as a blob; of everything else the blob is the plain tar, which the layer's recipe gives back.
+
+mod chunks;
 
 use std::io::{self, Read, Write};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
+use sha2::{Digest as _, Sha256};
+
+use self::chunks::{ChunkReader, Feed};
 use crate::archive::compression::{Compression, decompress, sniff};
-use crate::archive::member::TarError;
+use crate::archive::member::{Members, TarError};
 use crate::digest::{Digest, Hashing};
 use crate::error::ImageError;
+use crate::layer::recipe::RecipeWriter;
+use crate::layer::writer::LayerWriter;
+use crate::layer::{LayerError, members};
+use crate::manifest::OCI_LAYER;
 use crate::store::{BlobWriter, StagedBlob, StagedLayer, Staging};
-use crate::unpack::{UnpackError, Unpacked, unpack};
 
 /// A layer that was taken in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ingested {
-    /// The unpacked layer.
+    /// The layer, staged.
     pub layer: StagedLayer,
     /// Its bytes as they came.
-    pub blob: StagedBlob,
-    /// The media type of the blob.
+    pub blob: TakenBlob,
+    /// Whether the archive had its end marker.
+    pub end_marker: bool,
+    /// Things that were left out, each once with its number.
+    pub warnings: Vec<String>,
+}
+
+/// The blob of a layer.
+#[derive(Debug, Clone)]
+pub struct TakenBlob {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its media type.
     pub media_type: &'static str,
-    /// What unpacking told.
-    pub unpacked: Unpacked,
+    /// Its bytes; `None` for a plain tar, which the layer's recipe gives back.
+    pub staged: Option<StagedBlob>,
 }
 
 /// Gives what it reads to a writer as well.
-struct Tee<R, W> {
+struct Tee<'a, R, W> {
     reader: R,
-    writer: W,
+    writer: &'a mut W,
 }
 
-impl<R: Read, W: Write> Read for Tee<R, W> {
+impl<R: Read, W: Write> Read for Tee<'_, R, W> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(buffer)?;
         self.writer.write_all(&buffer[..count])?;
@@ -43,97 +69,205 @@ impl<R: Read, W: Write> Read for Tee<R, W> {
     }
 }
 
-/// Takes in a stream whose blob is not in the store or staging yet. `what` names it in errors.
+/// Takes in a stream, plain or compressed. `what` names it in errors.
 pub fn ingest(staging: &Staging, what: &str, reader: impl Read + Send) -> Result<Ingested, ImageError> {
     let (compression, reader) = sniff(reader).map_err(ImageError::io("read", what))?;
-    let mut tee = Tee {
-        reader,
-        writer: staging.new_blob()?,
+    let blob = match compression {
+        Compression::Gzip | Compression::Zstd => Some(staging.new_blob()?),
+        Compression::None | Compression::Bzip2 | Compression::Xz => None,
     };
-    let (layer, unpacked, media_type, blob) = match compression.layer_media_type() {
-        Some(media_type) => {
-            let plain = decompress(compression, &mut tee).map_err(ImageError::io("decompress", what))?;
-            let (layer, unpacked) = unpack_stream(staging, what, plain)?;
-            // bytes after the end of the compressed data belong to the blob too
-            io::copy(&mut tee, &mut io::sink()).map_err(ImageError::io("read", what))?;
-            (layer, unpacked, media_type, tee.writer.finish()?)
-        }
-        None => {
-            let plain = decompress(compression, tee.reader).map_err(ImageError::io("decompress", what))?;
-            let mut tee: Tee<_, BlobWriter> = Tee {
-                reader: plain,
-                writer: tee.writer,
-            };
-            let (layer, unpacked) = unpack_stream(staging, what, &mut tee)?;
-            (layer, unpacked, crate::manifest::OCI_LAYER, tee.writer.finish()?)
-        }
-    };
-    Ok(Ingested {
-        layer,
-        blob,
-        media_type,
-        unpacked,
-    })
+    pass(staging, what, compression, reader, blob)
 }
 
 /// Takes in a layer whose blob is staged already.
 pub fn ingest_staged(staging: &Staging, what: &str, blob: &StagedBlob) -> Result<Ingested, ImageError> {
-    let open = || std::fs::File::open(&blob.path).map_err(ImageError::io("open", what));
-    let (compression, reader) = sniff(open()?).map_err(ImageError::io("read", what))?;
-    let Some(media_type) = compression.layer_media_type() else {
-        return ingest(staging, what, open()?);
+    let file = std::fs::File::open(&blob.path).map_err(ImageError::io("open", what))?;
+    let (compression, reader) = sniff(file).map_err(ImageError::io("read", what))?;
+    let mut ingested = pass(staging, what, compression, reader, None)?;
+    if let (Some(media_type), false) = (compression.layer_media_type(), compression == Compression::None) {
+        ingested.blob = TakenBlob {
+            digest: blob.digest,
+            size_bytes: blob.size_bytes,
+            media_type,
+            staged: Some(blob.clone()),
+        };
+    }
+    Ok(ingested)
+}
+
+/// The one pass; the raw bytes go to `blob` when there is one.
+fn pass(
+    staging: &Staging,
+    what: &str,
+    compression: Compression,
+    reader: impl Read + Send,
+    mut blob: Option<BlobWriter>,
+) -> Result<Ingested, ImageError> {
+    let (writer, recipe) = LayerWriter::new(staging)?;
+    let feed = Feed::new();
+    let (to_hash, hashed) = sync_channel(chunks::COUNT);
+    let (to_members, receiver) = sync_channel(chunks::COUNT);
+    let kept = blob.as_mut();
+    let (digest, taken) = thread::scope(|scope| {
+        let hashing = scope.spawn(move || {
+            let mut hasher = Sha256::new();
+            for chunk in hashed {
+                let chunk: chunks::Shared = chunk;
+                hasher.update(&chunk[..]);
+            }
+            Digest::from(<[u8; 32]>::from(hasher.finalize()))
+        });
+        scope.spawn(move || {
+            let sent = to_members.clone();
+            let outcome = send(&feed, compression, reader, kept, |chunk| {
+                to_hash.send(chunk.clone()).is_ok() && to_members.send(Ok(chunk)).is_ok()
+            });
+            if let Err(error) = outcome {
+                // nobody listens any more where the members were refused already
+                let _ = sent.send(Err(error));
+            }
+        });
+        let mut members = Members::recording(ChunkReader::new(receiver), recipe);
+        let taken = read_members(writer, &mut members).and_then(|writer| {
+            let (end_marker, _, recipe) = members.finish_recording()?;
+            Ok((writer, end_marker, recipe))
+        });
+        (hashing.join(), taken)
+    });
+    let (mut writer, end_marker, recipe) = taken.map_err(|error| named(what, error))?;
+    let diff_id = digest.map_err(|_| ImageError::Invalid(format!("{what}: its hash was not finished")))?;
+    let dropped = writer.tree().dropped_xattrs();
+    let size_bytes = recipe.length_bytes();
+    let layer = writer
+        .finish(recipe, &diff_id)
+        .map_err(|error| named(what, error))?;
+    let staged = blob.map(BlobWriter::finish).transpose()?;
+    let warnings = match dropped {
+        0 => Vec::new(),
+        count => vec![format!("reserved extended attribute dropped ({count} times)")],
     };
-    let plain = decompress(compression, reader).map_err(ImageError::io("decompress", what))?;
-    let (layer, unpacked) = unpack_stream(staging, what, plain)?;
     Ok(Ingested {
         layer,
-        blob: blob.clone(),
-        media_type,
-        unpacked,
+        blob: TakenBlob {
+            digest: staged.as_ref().map_or(diff_id, |blob| blob.digest),
+            size_bytes: staged.as_ref().map_or(size_bytes, |blob| blob.size_bytes),
+            media_type: match &staged {
+                Some(_) => compression.layer_media_type().unwrap_or(OCI_LAYER),
+                None => OCI_LAYER,
+            },
+            staged,
+        },
+        end_marker,
+        warnings,
     })
 }
 
-/// The diff id of a staged blob and its media type, without unpacking it.
-pub fn diff_id_of(what: &str, blob: &StagedBlob) -> Result<(Digest, Option<&'static str>), ImageError> {
-    let file = std::fs::File::open(&blob.path).map_err(ImageError::io("open", what))?;
-    let (compression, reader) = sniff(file).map_err(ImageError::io("read", what))?;
-    if compression == Compression::None {
-        return Ok((blob.digest, compression.layer_media_type()));
+/// Reads, keeps and decompresses the raw bytes, and hands the plain ones on for as long as they are wanted.
+fn send(
+    feed: &Feed,
+    compression: Compression,
+    mut reader: impl Read + Send,
+    blob: Option<&mut BlobWriter>,
+    wanted: impl FnMut(chunks::Shared) -> bool,
+) -> io::Result<()> {
+    let Some(blob) = blob else {
+        return match compression {
+            Compression::None => feed.fill(&mut reader, wanted).map(drop),
+            _ => feed
+                .fill(&mut decompress(compression, &mut reader)?, wanted)
+                .map(drop),
+        };
+    };
+    let mut tee = Tee { reader, writer: blob };
+    if feed.fill(&mut decompress(compression, &mut tee)?, wanted)? {
+        // bytes after the end of the compressed data belong to the blob too
+        io::copy(&mut tee, &mut io::sink())?;
     }
-    let mut plain =
-        Hashing::new(decompress(compression, reader).map_err(ImageError::io("decompress", what))?);
-    io::copy(&mut plain, &mut io::sink()).map_err(ImageError::io("decompress", what))?;
-    Ok((plain.finish().0, compression.layer_media_type()))
+    Ok(())
 }
 
-/// Unpacks a plain tar stream into a new staged layer, and hashes it.
-pub fn unpack_stream(
-    staging: &Staging,
-    what: &str,
-    plain: impl Read,
-) -> Result<(StagedLayer, Unpacked), ImageError> {
-    let path = staging.new_layer()?;
-    let diff = path.join("diff");
-    std::fs::create_dir(&diff).map_err(ImageError::io("create", what))?;
-    let mut hashing = Hashing::new(plain);
-    let unpacked = unpack(&mut hashing, &path.join("diff")).map_err(|source| match source {
-        UnpackError::Tar(TarError::Read(source)) => ImageError::Io {
+type Stream = Members<ChunkReader, RecipeWriter>;
+
+/// Takes in all members.
+fn read_members(mut writer: LayerWriter, stream: &mut Stream) -> Result<LayerWriter, LayerError> {
+    while let Some(mut member) = stream.next()? {
+        let mut content = None;
+        if members::has_content(&member) {
+            let segments = member.segments.take();
+            content = writer.content(stream, member.size_bytes, segments.as_deref())?;
+            if let Some(content) = content {
+                let recipe = stream.literals();
+                let written = match &segments {
+                    None => recipe.content(content, member.size_bytes),
+                    Some(segments) => recipe.pieces(content, segments),
+                };
+                written.map_err(|error| LayerError::Tar(TarError::Record(error)))?;
+            }
+        }
+        members::add(writer.tree(), member, content)?;
+    }
+    Ok(writer)
+}
+
+/// The error with the name of what was read.
+fn named(what: &str, error: LayerError) -> ImageError {
+    match error {
+        LayerError::Tar(TarError::Read(source)) | LayerError::Read(source) => ImageError::Io {
             action: "read",
             what: what.to_owned(),
             source,
         },
-        source => ImageError::Unpack {
+        LayerError::Store(error) => error.into(),
+        source => ImageError::Layer {
             what: what.to_owned(),
             source,
         },
-    })?;
-    let (diff_id, _, _) = hashing.finish();
-    Ok((
-        StagedLayer {
-            diff_id,
-            size_bytes: unpacked.size_bytes,
-            path,
-        },
-        unpacked,
-    ))
+    }
+}
+
+/// The diff id of a compressed or plain stream and its length, without taking it in.
+pub fn diff_id_of(what: &str, reader: impl Read + Send) -> Result<(Digest, u64), ImageError> {
+    let (compression, reader) = sniff(reader).map_err(ImageError::io("read", what))?;
+    let mut plain =
+        Hashing::new(decompress(compression, reader).map_err(ImageError::io("decompress", what))?);
+    io::copy(&mut plain, &mut io::sink()).map_err(ImageError::io("decompress", what))?;
+    let (digest, size_bytes, _) = plain.finish();
+    Ok((digest, size_bytes))
+}
+
+/// Keeps the bytes of a compressed layer that the store has already, and verifies them.
+pub fn keep_blob(
+    staging: &Staging,
+    what: &str,
+    reader: impl Read + Send,
+) -> Result<(Digest, TakenBlob), ImageError> {
+    let (compression, reader) = sniff(reader).map_err(ImageError::io("read", what))?;
+    let Some(media_type) = compression
+        .layer_media_type()
+        .filter(|_| compression != Compression::None)
+    else {
+        let (digest, size_bytes) = diff_id_of(what, reader)?;
+        let blob = TakenBlob {
+            digest,
+            size_bytes,
+            media_type: OCI_LAYER,
+            staged: None,
+        };
+        return Ok((digest, blob));
+    };
+    let mut blob = staging.new_blob()?;
+    let mut tee = Tee {
+        reader,
+        writer: &mut blob,
+    };
+    let (diff_id, _) = diff_id_of(what, &mut tee)?;
+    io::copy(&mut tee, &mut io::sink()).map_err(ImageError::io("read", what))?;
+    let staged = blob.finish()?;
+    let blob = TakenBlob {
+        digest: staged.digest,
+        size_bytes: staged.size_bytes,
+        media_type,
+        staged: Some(staged),
+    };
+    Ok((diff_id, blob))
 }

@@ -59,7 +59,7 @@ fn image(store: &Store, details: &ImageDetails) -> Result<Value, ImageError> {
         .layers
         .iter()
         .rev()
-        .map(|(id, _)| store.layer_diff(id).display().to_string())
+        .map(|(id, _)| store.repository().index(id.as_bytes()).display().to_string())
         .collect();
     let mut driver = serde_json::Map::new();
     if let Some((upper, lower)) = dirs.split_first() {

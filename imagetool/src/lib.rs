@@ -43,5 +43,4 @@ pub mod table;
 pub mod template;
 pub mod terminal;
 pub mod time;
-pub mod unpack;
 pub mod which;

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! ROOT/
-//!   oci-layout index.json blobs/sha256/HEX   an OCI image layout: other tools can read the folder
-//!   layers/HEX/diff                          unpacked layers, named by diff id
+//!   oci-layout index.json blobs/sha256/HEX   an OCI image layout, but for the plain tars of layers
+//!   layers/HEX/{index,pack,recipe}           layers, named by diff id
+//!   objects/ab/HEX                           larger contents of all layers, named by their SHA-256
+//!   chains/                                  layers merged for mounting; caches
 //!   containers/ID/                           upper, work, merged, bundle, init
 //!   tmp/NAME.XXXXXX/                         work in progress; its owner holds a flock on it
 //!   lock                                     shared: publishing; exclusive: deleting and recovery
@@ -13,7 +15,8 @@
 //! Invariants: what has a final name is complete and was synced before its rename; a database row is written last, in
 //! one transaction, so that what it names is there; what a killed command left (an unlocked directory in `tmp`,
 //! files without a row) is deleted by the next command that opens the store; nothing pinned by a living command is
-//! deleted.
+//! deleted. A layer's plain tar is no file: its recipe gives it back, and is verified whenever it does. The format is
+//! described in `docs/store-format.md`.
 
 mod blobs;
 mod chains;
@@ -21,7 +24,9 @@ mod containers;
 mod images;
 mod index;
 mod layers;
+mod objects;
 mod publish;
+mod rebuild;
 mod remove;
 mod schema;
 mod staging;
@@ -34,6 +39,7 @@ use oci_spec::image::ImageConfiguration;
 use ufs::repository::Repository;
 
 pub use self::blobs::Blob;
+pub use self::chains::chain_ids;
 pub use self::containers::{ContainerId, ContainerRecord, ContainerStatus, Containers};
 pub use self::images::ImageDetails;
 pub use self::index::{OCI_LAYOUT, name_annotations};
@@ -129,23 +135,6 @@ impl Store {
     /// Starts work that adds something: a temporary directory of the store.
     pub fn stage(&self, purpose: &str) -> Result<Staging, StoreError> {
         Staging::new(&self.root, purpose)
-    }
-
-    /// The directories of the image's layers, top first, with [`Image::base_rootfs`] last when there is one.
-    pub fn layer_dirs(&self, image: &Image) -> Result<Vec<PathBuf>, StoreError> {
-        let mut dirs = Vec::new();
-        for diff_id in image.diff_ids()?.iter().rev() {
-            let dir = self.layer_diff(diff_id);
-            if !dir.is_dir() {
-                return Err(StoreError::Missing {
-                    what: "layer",
-                    digest: *diff_id,
-                });
-            }
-            dirs.push(dir);
-        }
-        dirs.extend(image.base_rootfs.clone());
-        Ok(dirs)
     }
 
     /// The table of containers.

@@ -304,7 +304,7 @@ fn layout_directories_and_other_programs() {
     if Command::new("skopeo").arg("--version").output().is_err() {
         return skip("skopeo is not installed");
     }
-    let shale = Shale::new();
+    let (shale, compressed) = (Shale::new(), Shale::new());
     let id = shale.import(&sample(), "a:1");
     let archive = shale.path("a.tar");
     shale.ok(["save", "-o", archive.to_str().unwrap(), "a:1"]);
@@ -318,11 +318,15 @@ fn layout_directories_and_other_programs() {
             format!("oci-archive:{}:b:1", shale.path("o.tar").display()),
         ),
         (
-            format!("oci:{}:1", shale.root().display()),
+            // a store whose layers came compressed is a layout that others can read
+            format!("oci:{}:1", compressed.root().display()),
             format!("docker-archive:{}:b:1", shale.path("d.tar").display()),
         ),
     ];
     for ((from, to), file) in copies.iter().zip(["layout", "o.tar", "d.tar"]) {
+        if file == "d.tar" {
+            compressed.ok(["load", "-q", "-i", shale.path("o.tar").to_str().unwrap()]);
+        }
         let output = Command::new("skopeo")
             .args(["copy", "-q", "--insecure-policy", from, to])
             .output()

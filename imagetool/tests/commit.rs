@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use common::{dir, file, tar, tree};
+use common::{dir, file, tar, tree_of_layer};
 use imagetool::commit::{CommitOptions, commit};
 use imagetool::digest::Digest;
 use imagetool::error::StoreError;
@@ -18,6 +18,7 @@ use imagetool::progress::Progress;
 use imagetool::reference::Reference;
 use imagetool::save::save;
 use imagetool::store::{ContainerId, ContainerRecord, ContainerStatus, Removal, RemoveOptions, Store};
+use ufs::index::{Index, Place};
 
 struct Fixture {
     _folder: tempfile::TempDir,
@@ -81,11 +82,10 @@ impl Fixture {
         (record, dir.join("upper"))
     }
 
-    fn layer(&self, image: &Digest) -> PathBuf {
-        self.store
-            .layer_dirs(&self.store.image(image).unwrap())
-            .unwrap()
-            .remove(0)
+    /// The diff id of an image's top layer.
+    fn top(&self, image: &Digest) -> Digest {
+        let details = self.store.image_details(image).unwrap();
+        details.layers.last().unwrap().0
     }
 }
 
@@ -137,8 +137,8 @@ fn a_commit_holds_what_changed_and_nothing_else() {
         full: false,
     };
     let id = commit(&fixture.store, &record, &options, &Progress::none()).unwrap();
-    let layer = fixture.layer(&id);
-    let found: Vec<String> = tree(&layer)
+    let layer = fixture.top(&id);
+    let found: Vec<String> = tree_of_layer(&fixture.store, &layer)
         .into_keys()
         .map(|path| String::from_utf8(path).unwrap())
         .collect();
@@ -158,24 +158,26 @@ fn a_commit_holds_what_changed_and_nothing_else() {
             "sparse"
         ]
     );
-    let tree = tree(&layer);
+    let tree = tree_of_layer(&fixture.store, &layer);
     assert!(
         tree[&b"etc/gone"[..]].starts_with("char 0") && tree[&b"folder/hidden"[..]].starts_with("char 0")
     );
     assert!(tree[&b"folder/again"[..]].starts_with("file 2"));
-    let sparse = layer.join("sparse").metadata().unwrap();
+    let repository = fixture.store.repository();
+    let index = Index::open(&repository.index(layer.as_bytes())).unwrap();
+    let find = |path: &[u8]| index.find(path).unwrap().unwrap().inode.unwrap();
+    let Place::Object { digest } = index.place(find(b"sparse")).unwrap() else {
+        panic!("a large file is no object")
+    };
+    let sparse = repository.object(digest).metadata().unwrap();
     assert_eq!(sparse.len(), (8 << 20) + 1);
     assert!(sparse.blocks() * 512 < 1 << 20, "the hole was filled");
+    let ping = find(b"etc/ping");
     assert_eq!(
-        xattr::get(layer.join("etc/ping"), "security.capability")
-            .unwrap()
-            .unwrap(),
+        index.xattr(ping, b"security.capability").unwrap().unwrap(),
         capability
     );
-    assert_eq!(
-        xattr::get(layer.join("etc/ping"), "user.odd").unwrap().unwrap(),
-        b"\n=\0"
-    );
+    assert_eq!(index.xattr(ping, b"user.odd").unwrap().unwrap(), b"\n=\0");
 
     let details = fixture.store.image_details(&id).unwrap();
     assert_eq!((details.layers.len(), details.parent), (2, Some(fixture.base)));
@@ -206,14 +208,14 @@ fn a_commit_holds_what_changed_and_nothing_else() {
     let other = Store::open(folder.path()).unwrap();
     let loaded = load_archive(&other, "archive", archive.as_slice(), &Progress::none()).unwrap();
     assert_eq!(loaded[0].id, id);
-    let there = other.layer_dirs(&other.image(&id).unwrap()).unwrap().remove(0);
+    assert_eq!(other.image_details(&id).unwrap().layers, details.layers);
     // the layer's own root is not among its members: its time is that of the unpacking
     let below = |tree: common::Tree| {
         tree.into_iter()
             .filter(|(path, _)| !path.is_empty())
             .collect::<Vec<_>>()
     };
-    assert_eq!(below(common::tree(&there)), below(tree));
+    assert_eq!(below(tree_of_layer(&other, &layer)), below(tree));
 }
 
 #[test]
@@ -246,10 +248,9 @@ fn an_image_on_a_host_directory_stays_at_home_unless_it_is_full() {
     .unwrap();
     let image = fixture.store.image(&id).unwrap();
     assert_eq!(image.base_rootfs.as_deref(), Some(host.path()));
-    assert_eq!(
-        fixture.store.layer_dirs(&image).unwrap().last().unwrap(),
-        host.path()
-    );
+    let lowers = fixture.store.layer_lowers(&image).unwrap();
+    assert_eq!(lowers.last().unwrap().path(), host.path());
+    assert_eq!(lowers.len(), 2);
     let error = save(&fixture.store, &[id.to_string()], Vec::new())
         .unwrap_err()
         .to_string();
@@ -259,7 +260,9 @@ fn an_image_on_a_host_directory_stays_at_home_unless_it_is_full() {
         ..CommitOptions::default()
     };
     let full = commit(&fixture.store, &record, &options, &Progress::none()).unwrap();
-    let names: Vec<Vec<u8>> = tree(&fixture.layer(&full)).into_keys().collect();
+    let names: Vec<Vec<u8>> = tree_of_layer(&fixture.store, &fixture.top(&full))
+        .into_keys()
+        .collect();
     assert_eq!(names, [&b""[..], b"above", b"below"]);
     save(&fixture.store, &[full.to_string()], Vec::new()).unwrap();
 }
@@ -273,8 +276,11 @@ fn an_export_is_the_whole_tree() {
     let mut archive = Vec::new();
     export(&fixture.store, &record, &mut archive).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    imagetool::unpack::unpack(archive.as_slice(), folder.path()).unwrap();
-    let names: Vec<String> = tree(folder.path())
+    let other = Store::open(folder.path()).unwrap();
+    let options = ImportOptions::default();
+    let id = import(&other, archive.as_slice(), &options, &Progress::none()).unwrap();
+    let layer = other.image_details(&id).unwrap().layers[0].0;
+    let names: Vec<String> = tree_of_layer(&other, &layer)
         .into_keys()
         .map(|path| String::from_utf8(path).unwrap())
         .collect();

@@ -664,6 +664,13 @@ fn checksum_fits(header: &tar::Header) -> bool {
     stored == unsigned || i64::try_from(stored) == Ok(signed)
 }
 
+/// Whether a stream whose first block is this may be a tar archive: it is a header, or the end marker of an empty one.
+pub fn starts_tar(block: &[u8; 512]) -> bool {
+    let mut header = tar::Header::new_old();
+    *header.as_mut_bytes() = *block;
+    block.iter().all(|byte| *byte == 0) || checksum_fits(&header)
+}
+
 #[cfg(test)]
 #[path = "member_tests.rs"]
 mod tests;

@@ -5,7 +5,6 @@ use std::os::unix::ffi::OsStrExt;
 use anyhow::{Context as _, bail};
 use imagetool::container;
 use imagetool::image_diff::{Difference, between};
-use imagetool::mounts::shown::image_lowers;
 use imagetool::store::Store;
 use serde_json::{Value, json};
 use ufs::diff::{ChangeKind, Snapshot};
@@ -101,7 +100,7 @@ fn merged(store: &Store, name: &str) -> anyhow::Result<Index> {
             base.display()
         );
     }
-    let lowers = image_lowers(store, &image)?;
+    let lowers = store.layer_lowers(&image)?;
     let indexes = lowers
         .iter()
         .rev()

@@ -1,11 +1,12 @@
 //! `shale load`.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use imagetool::load::{load_archive, load_directory};
+use imagetool::load::{load_directory, load_file};
 use imagetool::progress::Progress;
 
 use super::output;
@@ -34,13 +35,7 @@ impl Args {
             Some(path) => {
                 let shown = path.display().to_string();
                 let file = File::open(path).with_context(|| format!("open {shown}"))?;
-                let size = file
-                    .metadata()
-                    .ok()
-                    .filter(|metadata| metadata.is_file())
-                    .map(|metadata| metadata.len());
-                let bar = progress.bytes("Loading", size);
-                load_archive(&context.store()?, &shown, bar.wrap(file), &progress)?
+                load_file(&context.store()?, &shown, file, &progress)?
             }
             None => {
                 let stdin = std::io::stdin();
@@ -49,9 +44,12 @@ impl Args {
                         "requested load from stdin, but stdin is empty: name a file with -i or pipe an archive in"
                     );
                 }
-                let bar = progress.bytes("Loading", None);
-                let stream: Box<dyn Read + Send> = bar.wrap(stdin);
-                load_archive(&context.store()?, "standard input", stream, &progress)?
+                // a file that was redirected is as good as one that was named
+                let input = stdin
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .context("open standard input")?;
+                load_file(&context.store()?, "standard input", File::from(input), &progress)?
             }
         };
         for image in loaded {

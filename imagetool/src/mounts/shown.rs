@@ -188,7 +188,7 @@ fn of_image(store: &Store, wish: &Wish<'_>, image: &Image, scratch: &Path) -> Re
             })?;
     }
     let lowers = match wish.part {
-        Part::Whole => image_lowers(store, image)?,
+        Part::Whole => store.layer_lowers(image)?,
         part => some(store.root(), &Layers::of_image(store, image)?, part, scratch)?,
     };
     Ok(Shown {
@@ -197,24 +197,6 @@ fn of_image(store: &Store, wish: &Wish<'_>, image: &Image, scratch: &Path) -> Re
         image: Some(image.id),
         is_archive: false,
     })
-}
-
-/// The layers that an image is mounted from, top first.
-pub fn image_lowers(store: &Store, image: &Image) -> Result<Vec<Lower>, StoreError> {
-    let indexes = store.layer_indexes(image)?;
-    if !indexes.iter().all(|index| index.exists()) {
-        return Ok(store
-            .layer_dirs(image)?
-            .into_iter()
-            .map(Lower::Directory)
-            .collect());
-    }
-    let mut lowers: Vec<Lower> = indexes
-        .into_iter()
-        .map(|path| index(store.root(), path))
-        .collect();
-    lowers.extend(image.base_rootfs.clone().map(Lower::Directory));
-    Ok(lowers)
 }
 
 fn archive(store: &Store, wish: &Wish<'_>, path: &Path, scratch: &Path) -> Result<Shown, ShownError> {

@@ -215,6 +215,12 @@ impl<'a> Containers<'a> {
         self.select("ORDER BY created_at_s DESC, rowid DESC", [])
     }
 
+    /// Whether a container runs, as far as the table knows.
+    pub(super) fn any_running(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM containers WHERE status = 'running')";
+        Ok(self.store.database().query_row(sql, [], |row| row.get(0))?)
+    }
+
     /// Removes the row. The container's directory is the caller's to delete.
     pub fn delete(&self, id: &ContainerId) -> Result<(), StoreError> {
         match self

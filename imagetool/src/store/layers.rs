@@ -1,4 +1,4 @@
-//! Unpacked layers. The one place that knows that a layer is a directory `layers/HEX/diff`.
+//! Layers: directories `layers/HEX` with index, pack and recipe; who uses one holds a shared lock on its directory.
 
 use std::fs::File;
 use std::io;
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::OptionalExtension;
 
-use super::{StagedLayer, Staging, Store};
+use super::images::digest;
+use super::{Image, StagedLayer, Staging, Store};
 use crate::digest::Digest;
 use crate::error::StoreError;
 
@@ -16,9 +17,41 @@ impl Store {
         self.root.join("layers").join(diff_id.hex())
     }
 
-    /// The directory that serves as an overlay's lower directory.
-    pub fn layer_diff(&self, diff_id: &Digest) -> PathBuf {
-        self.layer_path(diff_id).join("diff")
+    /// The layers that have a directory, whether a row names them or not.
+    pub(super) fn layers_on_disk(&self) -> Result<Vec<Digest>, StoreError> {
+        let path = self.root.join("layers");
+        let entries = std::fs::read_dir(&path).map_err(StoreError::io("read", &path))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter_map(|name| Digest::from_hex(&name).ok()).collect())
+    }
+
+    /// Keeps the layers of an image from being deleted for as long as one of the descriptors is open, here or in a
+    /// process that inherits it: those of a mount, say.
+    pub fn pin_layers_for(&self, image: &Image) -> Result<Vec<File>, StoreError> {
+        let staging = self.stage("pin")?;
+        for diff_id in image.diff_ids()? {
+            if !self.pin_layer(&staging, &diff_id)? {
+                return Err(StoreError::Missing {
+                    what: "layer",
+                    digest: diff_id,
+                });
+            }
+        }
+        Ok(staging.take_pins())
+    }
+
+    /// The blobs that images have for a layer.
+    pub(super) fn blobs_of(&self, diff_id: &Digest) -> Result<Vec<Digest>, StoreError> {
+        let database = self.database();
+        let sql = "SELECT DISTINCT blob_digest FROM image_layers WHERE diff_id = ?1";
+        let mut statement = database.prepare(sql)?;
+        let rows = statement.query_map([diff_id.to_string()], |row| row.get::<_, String>(0))?;
+        rows.map(|row| digest(&row?)).collect()
+    }
+
+    /// Whether an image has this blob for this layer: then it was verified once that they belong together.
+    pub fn is_blob_of(&self, blob: &Digest, diff_id: &Digest) -> Result<bool, StoreError> {
+        Ok(self.blobs_of(diff_id)?.contains(blob))
     }
 
     /// Whether the layer is there; if so, it stays there for as long as `staging` lives.
@@ -70,5 +103,5 @@ pub(super) fn place(store: &Store, staging: &Staging, layer: &StagedLayer) -> Re
 }
 
 fn is_there(error: &io::Error, path: &Path) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) && path.join("diff").is_dir()
+    matches!(error.raw_os_error(), Some(libc::ENOTEMPTY | libc::EEXIST)) && path.is_dir()
 }

@@ -1,14 +1,15 @@
 //! Making staged work visible.
 //!
-//! Order: contents are synced; renamed to their final names; the folders are synced; one database transaction; the
+//! Order: contents are synced; objects get their final names, then blobs and layers; the folders are synced; one database transaction; the
 //! layout's index. A crash before the transaction leaves files without a row, which the next command deletes.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{StagedBlob, StagedLayer, Staging, Store, blobs, layers, staging};
+use super::{StagedBlob, StagedLayer, Staging, Store, blobs, layers, objects, staging};
 use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::reference::Reference;
@@ -57,6 +58,11 @@ impl Store {
         for blob in blobs {
             blobs::place(self, blob)?;
         }
+        let mut folders = BTreeSet::new();
+        for layer in new_layers {
+            objects::place(self, staging, layer, &mut folders)?;
+        }
+        objects::sync(self, &folders)?;
         for layer in new_layers {
             layers::place(self, staging, layer)?;
         }
@@ -100,7 +106,7 @@ impl Store {
 
 /// Writes everything below the staging directory to disk. One call for the file system is faster than one per file
 /// as soon as a layer has more than a few.
-fn sync_file_system(staging: &Staging) -> Result<(), StoreError> {
+pub(super) fn sync_file_system(staging: &Staging) -> Result<(), StoreError> {
     let path = staging.path();
     let folder = File::open(path).map_err(StoreError::io("open", path))?;
     nix::unistd::syncfs(&folder).map_err(|error| StoreError::io("sync", path)(error.into()))

@@ -1,6 +1,6 @@
 //! Removing images and what nothing needs any more.
 //!
-//! Deleting happens under ROOT/lock held exclusively, so that nothing is published meanwhile. What a living command
+//! A layer's objects go with it, but for those that another layer names (see `objects`). Deleting happens under ROOT/lock held exclusively, so that nothing is published meanwhile. What a living command
 //! has pinned (a shared lock on the layer's directory) is left for a later removal.
 
 use std::collections::BTreeSet;
@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::images::digest;
+use super::objects::Users;
 use super::{ContainerStatus, Store, staging};
 use crate::digest::Digest;
 use crate::error::StoreError;
@@ -242,7 +243,7 @@ impl Store {
         if transaction.execute("DELETE FROM layers WHERE diff_id = ?1", [&key])? > 0 {
             done.push(Removal::Deleted(*diff_id));
         }
-        trash.layers.push(*diff_id);
+        trash.layers.insert(*diff_id);
         Ok(())
     }
 
@@ -250,17 +251,16 @@ impl Store {
     /// transaction. Called with ROOT/lock held exclusively.
     pub(super) fn sweep(&self) -> Result<(), StoreError> {
         let mut trash = Trash::new(self)?;
-        let listed = |folder: &str| -> Result<Vec<Digest>, StoreError> {
-            let path = self.root().join(folder);
-            let entries = fs::read_dir(&path).map_err(StoreError::io("read", &path))?;
-            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-            Ok(names.filter_map(|name| Digest::from_hex(&name).ok()).collect())
-        };
-        trash.blobs.extend(listed("blobs/sha256")?);
+        let blobs = self.root().join("blobs/sha256");
+        let entries = fs::read_dir(&blobs).map_err(StoreError::io("read", &blobs))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        trash
+            .blobs
+            .extend(names.filter_map(|name| Digest::from_hex(&name).ok()));
         {
             let mut database = self.database();
             let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            for diff_id in listed("layers")? {
+            for diff_id in self.layers_on_disk()? {
                 self.delete_layer(&transaction, &diff_id, &mut Vec::new(), &mut trash)?;
             }
             trash.keep_needed(&transaction)?;
@@ -278,7 +278,9 @@ impl Store {
 struct Trash {
     bin: tempfile::TempDir,
     blobs: BTreeSet<Digest>,
-    layers: Vec<Digest>,
+    layers: BTreeSet<Digest>,
+    /// Look for objects that no layer names, beside those of `layers`.
+    all_objects: bool,
     locks: Vec<File>,
 }
 
@@ -290,7 +292,8 @@ impl Trash {
         Ok(Self {
             bin,
             blobs: BTreeSet::new(),
-            layers: Vec::new(),
+            layers: BTreeSet::new(),
+            all_objects: false,
             locks: Vec::new(),
         })
     }
@@ -332,6 +335,19 @@ impl Trash {
                 fs::rename(&path, bin.path().join(layer.hex())).map_err(StoreError::io("rename", &path))?;
             }
         }
+        if self.all_objects || !self.layers.is_empty() {
+            let mut users = Users::open(store)?;
+            for layer in &self.layers {
+                let index = bin.path().join(layer.hex()).join("index");
+                if index.is_file() {
+                    freed_bytes += users.delete_of(store, &index, layer)?;
+                }
+            }
+            if self.all_objects {
+                freed_bytes += users.sweep(store)?;
+            }
+        }
+        store.sweep_chains()?;
         let path = bin.path().to_owned();
         self.bin.close().map_err(StoreError::io("delete", &path))?;
         Ok(freed_bytes)

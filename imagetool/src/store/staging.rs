@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ufs::repository::Repository;
 
+use super::Store;
 use crate::digest::{Digest, Hashing};
 use crate::error::StoreError;
 use crate::layer::contents::Contents;
@@ -132,6 +133,36 @@ impl Staging {
     /// The folder of the staged objects.
     pub(super) fn objects(&self) -> PathBuf {
         self.path.join("objects")
+    }
+
+    /// The locks that are held, for somebody else to hold.
+    pub(super) fn take_pins(&self) -> Vec<File> {
+        std::mem::take(
+            &mut self
+                .pins
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+
+    /// Stages a blob that the store has, so that nobody can delete it before it is published again. `None` when it is
+    /// gone.
+    pub fn link_blob(
+        &self,
+        store: &Store,
+        digest: &Digest,
+        size_bytes: u64,
+    ) -> Result<Option<StagedBlob>, StoreError> {
+        let path = self.next_path("blob");
+        match fs::hard_link(store.blob_path(digest), &path) {
+            Ok(()) => Ok(Some(StagedBlob {
+                digest: *digest,
+                size_bytes,
+                path,
+            })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("link to", &path)(error)),
+        }
     }
 
     /// Keeps a file or directory from being deleted until this work ends.

@@ -12,6 +12,10 @@ use std::process::{Command, Output, Stdio};
 
 use imagetool::archive::member::{Kind, Member};
 use imagetool::archive::write::{Writer, file_entry};
+use imagetool::digest::Digest;
+use imagetool::store::Store;
+use ufs::attr::FileType;
+use ufs::index::{Index, InodeId, Place, Sha256};
 
 /// A member and its content.
 pub type Entry = (Member, Vec<u8>);
@@ -108,10 +112,78 @@ fn walk(root: &Path, path: &Path, found: &mut Tree) {
     }
 }
 
+/// A layer of a store, in the same words as [`tree`].
+pub fn tree_of_layer(store: &Store, diff_id: &Digest) -> Tree {
+    let repository = store.repository();
+    let index = Index::open(&repository.index(diff_id.as_bytes())).unwrap();
+    index.check().unwrap();
+    let object = |digest: &Sha256| repository.object(digest);
+    tree_of_index(&index, &repository.pack(diff_id.as_bytes()), &object)
+}
+
+/// What an index tells, in the same words as [`tree`]; `pack` and `objects` are where its contents are.
+pub fn tree_of_index(index: &Index, pack: &Path, objects: &dyn Fn(&Sha256) -> PathBuf) -> Tree {
+    let mut found = Tree::new();
+    let mut directories = vec![(InodeId::ROOT, Vec::new())];
+    found.insert(Vec::new(), told(index, InodeId::ROOT, pack, objects));
+    while let Some((directory, path)) = directories.pop() {
+        for entry in index.entries(directory).unwrap() {
+            let (name, entry) = entry.unwrap();
+            let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };
+            let path = [&path, slash, name].concat();
+            let Some(inode) = entry.inode else {
+                found.insert(path, "char 0 0".to_owned());
+                continue;
+            };
+            found.insert(path.clone(), told(index, inode, pack, objects));
+            if index.inode(inode).unwrap().is_dir() {
+                directories.push((inode, path));
+            }
+        }
+    }
+    found
+}
+
+fn told(index: &Index, id: InodeId, pack: &Path, objects: &dyn Fn(&Sha256) -> PathBuf) -> String {
+    let inode = index.inode(id).unwrap();
+    let what = match inode.file_type() {
+        FileType::Directory => {
+            let opaque = if inode.opaque { " opaque" } else { "" };
+            format!("dir{opaque} {:?}", inode.mtime.secs)
+        }
+        FileType::Symlink => {
+            let target = index.link_target(id).unwrap();
+            format!("link {:?}", Path::new(OsStr::from_bytes(target)))
+        }
+        FileType::Regular => {
+            let bytes = match index.place(id).unwrap() {
+                Place::Empty => vec![0; inode.size_bytes as usize],
+                Place::Pack { offset, digest, .. } => {
+                    let from = offset as usize;
+                    let bytes = std::fs::read(pack).unwrap()[from..from + inode.size_bytes as usize].to_vec();
+                    assert_eq!(Digest::of(&bytes).as_bytes(), digest);
+                    bytes
+                }
+                Place::Object { digest } => std::fs::read(objects(digest)).unwrap(),
+                Place::Stream { .. } => panic!("no layer of a store has contents in a stream"),
+            };
+            format!("file {} {:?} {:?}", inode.nlink, inode.mtime.secs, shown(bytes))
+        }
+        FileType::CharDevice | FileType::BlockDevice => format!("device {}", inode.rdev),
+        FileType::Fifo => "fifo".to_owned(),
+        FileType::Socket => "socket".to_owned(),
+    };
+    format!("{what} {:o}", inode.mode & 0o7777)
+}
+
 /// A file's content; of a large one its digest, so that a failed comparison stays readable.
 fn content(path: &Path) -> String {
-    match std::fs::read(path).unwrap_or_default() {
-        bytes if bytes.len() > 100 => imagetool::digest::Digest::of(&bytes).to_string(),
+    shown(std::fs::read(path).unwrap_or_default())
+}
+
+fn shown(bytes: Vec<u8>) -> String {
+    match bytes {
+        bytes if bytes.len() > 100 => Digest::of(&bytes).to_string(),
         bytes => String::from_utf8_lossy(&bytes).into_owned(),
     }
 }
@@ -213,8 +285,11 @@ impl Shale {
     /// Nothing of a failed command may be left.
     pub fn assert_empty(&self) {
         assert_eq!(self.ok(["images", "-aq"]), "");
-        for folder in ["tmp", "layers", "blobs/sha256"] {
+        for folder in ["tmp", "layers", "blobs/sha256", "chains"] {
             assert_eq!(self.names(folder), Vec::<String>::new(), "{folder}");
+        }
+        for folder in self.names("objects") {
+            assert_eq!(self.names(&format!("objects/{folder}")), Vec::<String>::new());
         }
     }
 }

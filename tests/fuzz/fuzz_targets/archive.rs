@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     for id in store.image_ids().expect("the database answers") {
         let image = store.image(&id).expect("a loaded image can be read");
         store
-            .layer_dirs(&image)
+            .layer_lowers(&image)
             .expect("a loaded image has all its layers");
     }
     let left = std::fs::read_dir(folder.path().join("tmp"))
