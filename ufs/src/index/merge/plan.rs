@@ -5,7 +5,7 @@ use hashbrown::HashTable;
 use crate::attr::FileType;
 use crate::index::format::{NONE, type_code};
 use crate::index::sets::Sets;
-use crate::index::{ContentId, EntryId, Index, IndexError, InodeId, Kind, NO_ORIGIN, Place, Sha256};
+use crate::index::{ContentId, EntryId, Index, IndexError, Inode, InodeId, Kind, NO_ORIGIN, Place, Sha256};
 
 /// Which of the merged indexes, bottom first.
 pub(super) type Source = u16;
@@ -181,7 +181,8 @@ impl<'a> Merged<'a> {
 
     fn push_directory(&mut self, of: Option<(Source, InodeId)>, entry: u32) -> Result<(), IndexError> {
         if let Some((source, inode)) = of {
-            self.note_set(source, inode)?;
+            let attributes = self.index(source).inode(inode)?;
+            self.note_set(source, inode, &attributes)?;
         }
         self.directories.push(Directory {
             inode: of.map_or(NONE, |(_, inode)| inode.0),
@@ -321,9 +322,9 @@ impl<'a> Merged<'a> {
                     hash(other.source, other.inode)
                 });
         }
-        self.note_set(source, inode)?;
+        self.note_set(source, inode, &attributes)?;
         match file_type {
-            FileType::Regular => self.note_content(source, inode),
+            FileType::Regular => self.note_content(source, &attributes),
             FileType::Symlink => {
                 self.target_bytes += index.link_target(inode)?.len() as u64;
                 Ok(())
@@ -333,9 +334,9 @@ impl<'a> Merged<'a> {
     }
 
     /// Takes over a file's attribute set.
-    fn note_set(&mut self, source: Source, inode: InodeId) -> Result<(), IndexError> {
+    fn note_set(&mut self, source: Source, inode: InodeId, attributes: &Inode) -> Result<(), IndexError> {
         let index = self.index(source);
-        let set = index.inode(inode)?.xattrs;
+        let set = attributes.xattrs;
         if set == NONE
             || slot(&mut self.set_numbers, source, set, index.set_count())
                 .ok_or_else(|| index.broken("attribute set of a file"))
@@ -355,11 +356,11 @@ impl<'a> Merged<'a> {
     }
 
     /// Takes over a file's content.
-    fn note_content(&mut self, source: Source, inode: InodeId) -> Result<(), IndexError> {
-        let index = self.index(source);
-        let Some(content) = index.content_of(inode)? else {
+    fn note_content(&mut self, source: Source, attributes: &Inode) -> Result<(), IndexError> {
+        if attributes.first == NONE {
             return Ok(());
-        };
+        }
+        let (index, content) = (self.index(source), ContentId(attributes.first));
         let new = number(self.contents.len(), "contents")?;
         let slot = slot(
             &mut self.content_numbers,

@@ -92,8 +92,8 @@ impl Merged<'_> {
 
     /// The record of a source's file, with what does not depend on its place here.
     fn record(&self, source: Source, inode: u32, made_up: u32) -> Result<InodeRecord> {
-        let (layer, origin) = self.origin(source, inode)?;
         if source == NOWHERE || inode == NONE {
+            let (layer, origin) = self.origin(source, inode)?;
             return Ok(InodeRecord {
                 mode: made_up,
                 uid: 0,
@@ -122,9 +122,9 @@ impl Merged<'_> {
             size: if device { inode.rdev } else { inode.size_bytes },
             secs: inode.mtime.secs,
             nanos: inode.mtime.nanos,
-            layer,
+            layer: self.bases[usize::from(source)] + inode.layer,
             flags: 0,
-            origin,
+            origin: inode.origin,
             entry: 0,
             xattrs: match inode.xattrs {
                 NONE => NONE,
@@ -229,11 +229,11 @@ impl Merged<'_> {
         for entry in &self.entries {
             emitter.put(&self.name(entry).map_err(io::Error::other)?)?;
         }
-        for other in self.others.iter().filter(|other| other.inode != NONE) {
-            let (index, inode) = (self.index(other.source), InodeId(other.inode));
-            let file_type = index.inode(inode).map_err(io::Error::other)?.file_type();
-            if file_type == FileType::Symlink {
-                emitter.put(index.link_target(inode).map_err(io::Error::other)?)?;
+        for other in &self.others {
+            if self.entries[other.entry as usize].file_type == type_code(FileType::Symlink) {
+                let index = self.index(other.source);
+                let target = index.link_target(InodeId(other.inode));
+                emitter.put(target.map_err(io::Error::other)?)?;
             }
         }
         Ok(())
