@@ -156,10 +156,12 @@ extern "C" fn handler(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
     if code > 0
         && let Some(slot) = Slot::of(address)
-        && put_zero_page(address)
     {
-        slot.poisoned.store(true, Ordering::Relaxed);
-        return;
+        // Before the zeros can be read: another thread may read the same page, without a fault of its own.
+        slot.poisoned.store(true, Ordering::SeqCst);
+        if put_zero_page(address) {
+            return;
+        }
     }
     pass_on(signal, info, context);
 }
