@@ -9,6 +9,7 @@
 //! union       names resolved across layers, identity
 //! upper       the writable layer, copy-up
 //! layer       read-only layers, deletion markers, marks
+//! index       what a layer or several merged ones hold, mapped: names, attributes, where contents lie
 //! stream      random access to plain and compressed archives where they lie
 //! cache       what they were decompressed to, bounded, read once for many
 //! sys         system calls
