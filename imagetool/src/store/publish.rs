@@ -52,8 +52,24 @@ impl Store {
         image: &NewImage,
         names: &[Reference],
     ) -> Result<Vec<Renamed>, StoreError> {
-        let id = Digest::of(image.config_json.as_bytes());
         sync_file_system(staging)?;
+        let renamed = self
+            .place(staging, blobs, new_layers, image, names)
+            .inspect_err(|_| staging.leave_trace())?;
+        self.write_index()?;
+        Ok(renamed)
+    }
+
+    /// Gives synced parts their names and writes the rows. Where that fails, names without rows may be left.
+    fn place(
+        &self,
+        staging: &Staging,
+        blobs: &[StagedBlob],
+        new_layers: &[StagedLayer],
+        image: &NewImage,
+        names: &[Reference],
+    ) -> Result<Vec<Renamed>, StoreError> {
+        let id = Digest::of(image.config_json.as_bytes());
         let guard = staging::lock_shared(self.root())?;
         for blob in blobs {
             blobs::place(self, blob)?;
@@ -82,7 +98,6 @@ impl Store {
             renamed
         };
         drop(guard);
-        self.write_index()?;
         Ok(renamed)
     }
 

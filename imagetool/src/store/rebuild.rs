@@ -69,6 +69,12 @@ impl Store {
 
     fn put_in_place(&self, staging: &Staging, layer: &StagedLayer) -> Result<(), StoreError> {
         publish::sync_file_system(staging)?;
+        // objects may be left that no index names
+        self.place_parts(staging, layer)
+            .inspect_err(|_| staging.leave_trace())
+    }
+
+    fn place_parts(&self, staging: &Staging, layer: &StagedLayer) -> Result<(), StoreError> {
         let _guard = staging::lock_shared(self.root())?;
         let mut folders = std::collections::BTreeSet::new();
         objects::place(self, staging, layer, &mut folders)?;

@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ufs::repository::Repository;
 
@@ -31,6 +31,8 @@ pub struct Staging {
     /// What must not be deleted while this work lasts, by their locks.
     pub(super) pins: Mutex<Vec<File>>,
     counter: AtomicU64,
+    /// Whether the empty directory is to be left behind, for the next command to find.
+    trace: AtomicBool,
 }
 
 /// A blob that was written whole but has no name in the store yet.
@@ -80,6 +82,7 @@ impl Staging {
             _lock: lock,
             pins: Mutex::default(),
             counter: AtomicU64::new(0),
+            trace: AtomicBool::new(false),
         })
     }
 
@@ -135,6 +138,12 @@ impl Staging {
         self.path.join("objects")
     }
 
+    /// Something got its final name and no row will name it: the next command has to look for it, as it does after a
+    /// command that was killed.
+    pub(super) fn leave_trace(&self) {
+        self.trace.store(true, Ordering::Relaxed);
+    }
+
     /// The locks that are held, for somebody else to hold.
     pub(super) fn take_pins(&self) -> Vec<File> {
         std::mem::take(
@@ -176,6 +185,14 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
+        if self.trace.load(Ordering::Relaxed) {
+            for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+                let path = entry.path();
+                // what stays is deleted with the directory
+                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+            }
+            return;
+        }
         if let Err(error) = fs::remove_dir_all(&self.path)
             && error.kind() != io::ErrorKind::NotFound
         {
