@@ -151,7 +151,8 @@ pub fn open(cache: &Cache, path: &Path, wanted: Option<&str>) -> Result<ArchiveI
     }
     let key = cache::file_key(&path, &metadata);
     cache.hold(&key)?;
-    let summary = match Summary::load(cache, &key) {
+    let known = Summary::load(cache, &key).filter(|known| !known.needs_stream() || cache.has_stream(&key));
+    let summary = match known {
         Some(known) => known,
         None => {
             let made = summary::of_file(cache, &path, &key)?;
@@ -191,7 +192,8 @@ fn prepare(
             _ => layer.key(slice)?,
         };
         cache.hold(&key)?;
-        if !cache.has_index(&key) && !missing.iter().any(|(known, ..)| *known == key) {
+        let whole = cache.has_index(&key) && cache.has_stream(&key);
+        if !whole && !missing.iter().any(|(known, ..)| *known == key) {
             missing.push((key, *layer, slice));
         }
         layers.push(ArchiveLayer {

@@ -7,6 +7,7 @@
 //!   objects/ab/HEX         larger contents, whole files named by their SHA-256, shared by all layers
 //!   archives/HEX/index     of an archive that is mounted where it lies …
 //!   archives/HEX/stream    … and how to find a place in its bytes
+//!   archives/HEX/digest    … and its digest as text, empty where that is unknown: HEX is a key of its place
 //! ```
 //!
 //! Nothing is created or changed here: that is the business of who keeps the repository.
@@ -63,6 +64,19 @@ impl Repository {
     #[must_use]
     pub fn archive(&self, key: &Sha256) -> PathBuf {
         self.root.join("archives").join(hex(key))
+    }
+}
+
+impl Repository {
+    /// The digest by which people know a layer: its key, except in an archive that is mounted where it lies. `None`
+    /// where nobody knows it.
+    #[must_use]
+    pub fn layer_digest(&self, layer: &Sha256) -> Option<String> {
+        match std::fs::read_to_string(self.archive(layer).join("digest")) {
+            Ok(text) if text.is_empty() => None,
+            Ok(text) => Some(text),
+            Err(_) => Some(format!("sha256:{}", hex(layer))),
+        }
     }
 }
 

@@ -6,11 +6,12 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use imagetool::container;
 use imagetool::in_place::cache;
-use imagetool::mounts::shown::{self, Part, Shown, Wish};
+use imagetool::mounts::shown::{self, Part, Wish};
 use imagetool::mounts::source::{self, Source};
-use imagetool::mounts::{MountRecord, Records, Server, Union};
+use imagetool::mounts::{MountRecord, Pins, Records, Server, Union};
 use imagetool::namespace::is_initial_user_namespace;
 use imagetool::store::{ContainerId, Store};
+use ufs::Lower;
 
 use super::{format::Format, output};
 use crate::cli::Context;
@@ -102,15 +103,14 @@ impl Args {
             .context("read random bytes")?
             .short()
             .to_owned();
+        let mut pins = Pins::none();
         let plan = Plan {
             source: describe(sources, &source, self.image.as_deref()),
-            scratch: run_dir.join("mounts").join(&id),
+            scratch: records.scratch(&id, &mut pins)?,
             target,
             id,
         };
-        std::fs::create_dir_all(&plan.scratch)
-            .with_context(|| format!("create {}", plan.scratch.display()))?;
-        let outcome = self.mount(&store, &records, source, &plan);
+        let outcome = self.mount(&store, &records, source, &plan, pins);
         if outcome.is_err() && !records.path_of(&plan.id).exists() {
             let _ = std::fs::remove_dir_all(&plan.scratch);
         }
@@ -118,7 +118,14 @@ impl Args {
     }
 
     /// Starts the server; runs the command if there is one, waits, or leaves the mount behind.
-    fn mount(&self, store: &Store, records: &Records, source: Source, plan: &Plan) -> anyhow::Result<u8> {
+    fn mount(
+        &self,
+        store: &Store,
+        records: &Records,
+        source: Source,
+        plan: &Plan,
+        mut pins: Pins,
+    ) -> anyhow::Result<u8> {
         let part = match (self.layer, self.layers) {
             (Some(number), _) => Part::Layer(number),
             (None, true) => Part::Layers,
@@ -130,9 +137,10 @@ impl Args {
             part,
         };
         let shown = shown::find(store, &wish, &plan.scratch)?;
-        let union = self.union(&shown, &plan.scratch)?;
+        let union = self.union(&shown.lowers, &plan.scratch)?;
+        pins.extend(shown.pins);
         let log = plan.scratch.join("ufs.log");
-        let server = Server::start_holding(&union, &plan.target, &log, &shown.pins)?;
+        let server = Server::start_holding(&union, &plan.target, &log, &pins)?;
         let Some(identity) = server.identity() else {
             server.finish()?;
             bail!("the mount program ended at once");
@@ -177,7 +185,7 @@ impl Args {
             .unwrap_or(1))
     }
 
-    fn union(&self, shown: &Shown, scratch: &Path) -> anyhow::Result<Union> {
+    fn union(&self, lowers: &[Lower], scratch: &Path) -> anyhow::Result<Union> {
         let upper = match (&self.upper, self.rw) {
             (Some(upper), _) => {
                 let mut work = upper.clone().into_os_string();
@@ -191,7 +199,7 @@ impl Args {
             std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
         Ok(Union {
-            lowers: shown.lowers.clone(),
+            lowers: lowers.to_vec(),
             upper,
             squash_overflow: !is_initial_user_namespace(),
             allow_other: true,

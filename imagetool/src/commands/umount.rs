@@ -13,7 +13,9 @@ use crate::cli::Context;
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  shale umount /mnt")]
+#[command(
+    after_help = "Examples:\n  shale umount /mnt\n  shale umount 3f2a91c04d1b /srv/web\n  shale umount --all"
+)]
 pub(crate) struct Args {
     /// Detach a busy mount; it ends when nothing uses it any more
     #[arg(short, long)]

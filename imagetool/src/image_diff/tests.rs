@@ -57,7 +57,6 @@ fn lines(old: &Index, new: &Index) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "merging is not there yet"]
 fn each_change_is_listed_after_its_directories() {
     let base = layer(1, |tree| {
         file(tree, "etc/a", 1);

@@ -4,6 +4,7 @@
 //! ROOT/archives/HEX/summary   the images of an archive file and where their layers lie
 //!                   stream    how to find a place in a compressed file or layer
 //!                   index     names and attributes of a layer or of the layers of an image, merged
+//!                   digest    the diff id of a layer; empty when nobody knows it
 //! ```
 //!
 //! Everything here can be made again from the archive, so that nothing is synced: what a crash tore is noticed by its
@@ -108,6 +109,11 @@ impl Cache {
         Index::open(&self.index(key)).is_ok()
     }
 
+    /// Whether a stream is there.
+    pub(super) fn has_stream(&self, key: &Sha256) -> bool {
+        self.repository.archive(key).join("stream").is_file()
+    }
+
     /// Writes an index; it gets its name when it is whole.
     pub(super) fn write_index(
         &self,
@@ -143,7 +149,7 @@ impl Cache {
 
     /// Forgets what is kept under a key.
     pub(super) fn delete(&self, key: &Sha256) {
-        for name in ["summary", "stream", "index"] {
+        for name in ["summary", "stream", "index", "digest"] {
             let _ = fs::remove_file(self.repository.archive(key).join(name));
         }
     }

@@ -61,6 +61,10 @@ pub(super) fn write(
     expected: &LayerSummary,
 ) -> Result<(), InPlaceError> {
     let finished = tree.finish().map_err(|source| failed(expected, source.into()))?;
+    let digest = expected.diff_id.map(|digest| digest.to_string());
+    cache.write(key, "digest", |out| {
+        io::Write::write_all(out, digest.unwrap_or_default().as_bytes())
+    })?;
     cache.write_index(key, |out| finished.write(key, out))
 }
 

@@ -171,6 +171,14 @@ impl Summary {
         })
     }
 
+    /// Whether layers lie in the stream of the archive.
+    pub(super) fn needs_stream(&self) -> bool {
+        self.images
+            .iter()
+            .flat_map(|image| &image.layers)
+            .any(|layer| layer.in_stream)
+    }
+
     /// The image that is wanted, or the only one.
     pub(super) fn choose(&self, path: &Path, wanted: Option<&str>) -> Result<&ImageSummary, InPlaceError> {
         let names = || self.images.iter().map(ImageSummary::shown).collect();

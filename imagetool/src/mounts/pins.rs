@@ -38,6 +38,11 @@ impl Pins {
         Ok(())
     }
 
+    /// Takes over the pins of another.
+    pub fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
     /// Whether programs that are started from now on inherit them.
     pub(super) fn inherit(&self, inherit: bool) {
         let flags = if inherit {

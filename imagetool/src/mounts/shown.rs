@@ -83,6 +83,17 @@ pub enum ShownError {
 
 /// Finds the layers. What has to be made for this mount alone is written into the directory `scratch`.
 pub fn find(store: &Store, wish: &Wish<'_>, scratch: &Path) -> Result<Shown, ShownError> {
+    let mut shown = lowers(store, wish, scratch)?;
+    if shown.lowers.is_empty() {
+        // an image without layers is an empty directory
+        let empty = scratch.join("empty");
+        std::fs::create_dir(&empty).map_err(MountError::io("create", &empty))?;
+        shown.lowers.push(empty.into());
+    }
+    Ok(shown)
+}
+
+fn lowers(store: &Store, wish: &Wish<'_>, scratch: &Path) -> Result<Shown, ShownError> {
     match &wish.source {
         Source::Name { name, is_path_too } => by_name(store, wish, name, *is_path_too, scratch),
         Source::Archive(path) | Source::Layout(path) => archive(store, wish, path, scratch),
@@ -178,15 +189,7 @@ enum Found {
 }
 
 fn of_image(store: &Store, wish: &Wish<'_>, image: &Image, scratch: &Path) -> Result<Shown, ShownError> {
-    let mut pins = Pins::none();
-    let repository = store.repository();
-    for diff_id in image.diff_ids()? {
-        pins.add(&repository.layer(diff_id.as_bytes()))
-            .map_err(|_| StoreError::Missing {
-                what: "layer",
-                digest: diff_id,
-            })?;
-    }
+    let pins = Pins::locked(store.pin_layers_for(image)?);
     let lowers = match wish.part {
         Part::Whole => store.layer_lowers(image)?,
         part => some(store.root(), &Layers::of_image(store, image)?, part, scratch)?,
@@ -203,6 +206,7 @@ fn archive(store: &Store, wish: &Wish<'_>, path: &Path, scratch: &Path) -> Resul
     let cache = Cache::open(store.root())?;
     let image = in_place::open(&cache, path, wish.image)?;
     let lowers = match wish.part {
+        Part::Whole if image.layers.is_empty() => Vec::new(),
         Part::Whole => vec![index(store.root(), image.chain(&cache)?)],
         part => some(store.root(), &Layers::of_archive(&cache, &image), part, scratch)?,
     };

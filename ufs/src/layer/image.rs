@@ -379,7 +379,7 @@ impl Layer for ImageLayer {
             return Ok(None);
         }
         let layer = self.index.layers().get(usize::from(inode.layer));
-        Ok(layer.map(|digest| format!("sha256:{}", hex(digest))))
+        Ok(layer.and_then(|key| self.repository.layer_digest(key)))
     }
 }
 
