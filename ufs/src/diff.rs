@@ -171,8 +171,8 @@ impl Snapshot {
         let mut changes = Vec::new();
         let root = Pair {
             path: Path::new(""),
-            now: roots(&self.layers),
-            before: roots(&self.lower_layers),
+            now: roots(&self.layers)?,
+            before: roots(&self.lower_layers)?,
         };
         if self.has_upper {
             self.compare(&root, &mut changes)?;
@@ -470,7 +470,7 @@ impl Snapshot {
             let attr = self.layers[root.layer].root_attr()?;
             Ok((root, attr))
         };
-        roots(&self.layers).into_iter().map(place).collect()
+        roots(&self.layers)?.into_iter().map(place).collect()
     }
 
     /// What is at `path` (components separated by `/`, no leading slash) now; `None` when nothing is.

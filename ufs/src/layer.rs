@@ -229,6 +229,15 @@ pub trait Layer: Send + Sync {
         None
     }
 
+    /// Whether the root directory is opaque: then nothing of the layers below shows (OCI image-spec, layer.md,
+    /// "Opaque Whiteout"). overlayfs has no such mark for a directory that is a layer.
+    ///
+    /// # Errors
+    /// When the layer cannot be read.
+    fn hides_all_below(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Whether numbers lead back to files.
     fn is_numbered(&self) -> bool {
         self.number_tags().is_some()

@@ -149,7 +149,7 @@ impl Union {
             Some(upper) => Some(sys::stat_fd(&upper.root).doing("read the upper's root")?.ino),
             None => None,
         };
-        let lowers = roots(&layers);
+        let lowers = roots(&layers)?;
         let state = State {
             upper: upper_root,
             lowers: lowers.into(),
@@ -404,13 +404,19 @@ impl Union {
     }
 }
 
-/// The places of a directory that merges the roots of all layers.
-pub(crate) fn roots(layers: &[Arc<dyn Layer>]) -> Vec<LowerRef> {
-    let place = |(layer, of): (usize, &Arc<dyn Layer>)| LowerRef {
-        layer,
-        node: of.root(),
-    };
-    layers.iter().enumerate().map(place).collect()
+/// The places of the root directory, which merges the roots of the layers.
+pub(crate) fn roots(layers: &[Arc<dyn Layer>]) -> Result<Vec<LowerRef>> {
+    let mut places = Vec::with_capacity(layers.len());
+    for (layer, of) in layers.iter().enumerate() {
+        places.push(LowerRef {
+            layer,
+            node: of.root(),
+        });
+        if of.hides_all_below()? {
+            break;
+        }
+    }
+    Ok(places)
 }
 
 /// Opens the lower layers, top first.

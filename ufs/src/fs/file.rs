@@ -19,7 +19,7 @@ use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Node};
 use crate::upper::copy_up::Depth;
 
-/// All that is open, by handle.
+/// All that is open, by handle. 0 is none: the kernel names it where nothing was opened.
 #[derive(Debug, Default)]
 pub struct Handles {
     files: RwLock<HashMap<u64, Arc<FileHandle>>>,
@@ -28,7 +28,7 @@ pub struct Handles {
 
 impl Handles {
     fn fresh(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn file(&self, handle: u64) -> Result<Arc<FileHandle>> {

@@ -316,6 +316,10 @@ impl fuser::Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        // Nothing was written to a file that was never opened.
+        if self.ahead.is_some() {
+            return reply.ok();
+        }
         answer(self.fs.sync(handle.0, datasync), reply);
     }
 
@@ -501,6 +505,10 @@ impl fuser::Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
+        // The kernel then takes all of a file for data.
+        if self.ahead.is_some() {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
         let found = u64::try_from(offset)
             .map_err(|_| Error::Invalid("negative offset"))
             .and_then(|offset| self.fs.seek(handle.0, offset, whence));

@@ -45,6 +45,9 @@ const DIRECTORY_BYTES: u64 = 4096;
 /// The unit of reading that suits this layer.
 const BLOCK_BYTES: u32 = 4096;
 
+/// Packed contents are read whole, to be verified: no longer one is believed. Writers of packs stop far below.
+const PACKED_BYTES_MAX: u64 = 1 << 20;
+
 /// One or several layers of an image, or of an archive.
 pub struct ImageLayer {
     path: PathBuf,
@@ -57,6 +60,8 @@ pub struct ImageLayer {
     streams: Vec<OnceLock<Arc<dyn ReadAt>>>,
     cache: Arc<PageCache>,
     owners: Mapped,
+    /// The index shows layers side by side, in directories that no layer holds. These have one more tag.
+    has_own_directories: bool,
 }
 
 impl ImageLayer {
@@ -78,6 +83,8 @@ impl ImageLayer {
         })?;
         sys::mount::protect(&objects);
         let layers = index.layers().len();
+        let root = index.inode(InodeId::ROOT);
+        let root = root.map_err(|source| SetupError::Index { source })?;
         Ok(Self {
             path: path.to_path_buf(),
             index,
@@ -87,6 +94,7 @@ impl ImageLayer {
             streams: (0..layers).map(|_| OnceLock::new()).collect(),
             cache: Arc::clone(cache),
             owners: Mapped::by_this_process(),
+            has_own_directories: root.origin == NO_ORIGIN,
         })
     }
 
@@ -274,12 +282,23 @@ impl Layer for ImageLayer {
             return Err(Error::Invalid("only a regular file has content"));
         }
         let size_bytes = inode.size_bytes;
-        Ok(match self.index.place(id)? {
+        let place = match self.index.content_of(id)? {
+            None => Place::Empty,
+            Some(content) => match self.index.content(content)? {
+                (place, size) if size == size_bytes => place,
+                _ => return Err(Error::Damaged("a file and its content differ in length")),
+            },
+        };
+        Ok(match place {
+            Place::Pack { .. } if size_bytes > PACKED_BYTES_MAX => {
+                return Err(Error::Damaged("a packed content is too long"));
+            }
             Place::Empty => Content::Source(Arc::new(Holes { size_bytes })),
             Place::Pack {
                 layer, offset, sum, ..
             } => Content::Source(Arc::new(Packed {
                 pack: Arc::clone(self.pack(layer)?),
+                path: self.repository.pack(&self.index.layers()[usize::from(layer)]),
                 offset,
                 size_bytes,
                 sum,
@@ -312,7 +331,11 @@ impl Layer for ImageLayer {
     }
 
     fn number_tags(&self) -> Option<u64> {
-        Some(self.index.layers().len() as u64 + 1)
+        Some(self.index.layers().len() as u64 + u64::from(self.has_own_directories))
+    }
+
+    fn hides_all_below(&self) -> Result<bool> {
+        Ok(self.index.kind() != Kind::Chain && self.index.inode(InodeId::ROOT)?.opaque)
     }
 
     fn by_number(&self, ino: u64) -> Result<Option<LayerNode>> {
@@ -320,7 +343,7 @@ impl Layer for ImageLayer {
         let Ok(number) = u32::try_from(number) else {
             return Ok(None);
         };
-        let id = if layer == self.index.layers().len() as u64 {
+        let id = if self.has_own_directories && layer == self.index.layers().len() as u64 {
             (number < self.index.inode_count()).then_some(InodeId(number))
         } else {
             match u16::try_from(layer) {
@@ -409,6 +432,8 @@ fn within(length: usize, offset: u64, size_bytes: u64) -> usize {
 /// A content in a pack.
 struct Packed {
     pack: Arc<File>,
+    /// For messages.
+    path: PathBuf,
     offset: u64,
     size_bytes: u64,
     sum: u64,
@@ -418,12 +443,16 @@ impl Packed {
     /// Reads all of it, and verifies it.
     fn read_whole(&self, buffer: &mut [u8]) -> std::io::Result<()> {
         use std::os::unix::fs::FileExt;
-        self.pack.read_exact_at(buffer, self.offset)?;
-        if XxHash3_64::oneshot(buffer) == self.sum {
-            return Ok(());
-        }
+        let problem = match self.pack.read_exact_at(buffer, self.offset) {
+            Ok(()) if XxHash3_64::oneshot(buffer) == self.sum => return Ok(()),
+            Ok(()) => "another sum".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let (path, offset) = (&self.path, self.offset);
         tracing::error!(
-            offset = self.offset,
+            path = %path.display(),
+            offset,
+            problem,
             "a pack is damaged; run `shale system check --repair`"
         );
         Err(std::io::Error::from_raw_os_error(libc::EIO))
@@ -562,6 +591,7 @@ mod tests {
         file.write_all(b"....some content....").unwrap();
         let mut packed = Packed {
             pack: Arc::new(file),
+            path: PathBuf::from("pack"),
             offset: 4,
             size_bytes: 12,
             sum: XxHash3_64::oneshot(b"some content"),

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
 
@@ -41,10 +41,11 @@ impl Draft {
         let folder = repository.root().join("archives");
         make_dir(&folder)?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{DRAFT_PREFIX}{}-{number}", std::process::id()));
-        // a process of the same number may have left one behind
-        let _ = fs::remove_file(&path);
-        let create = || {
+        // Processes of several PID namespaces may have the same number, and share the repository.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let nanos = since.map_or(0, |since| since.as_nanos());
+        let path = folder.join(format!("{DRAFT_PREFIX}{}-{number}-{nanos:x}", std::process::id()));
+        let create = || -> io::Result<_> {
             let mut options = OpenOptions::new();
             let file = options.write(true).create_new(true).mode(0o600).open(&path)?;
             // while it is locked, it is no rubbish
@@ -62,7 +63,9 @@ impl Draft {
                 published: false,
             }),
             Err(error) => {
-                let _ = fs::remove_file(&path);
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    let _ = fs::remove_file(&path);
+                }
                 Err(failed(&path, "creating a stream file", error))
             }
         }

@@ -313,8 +313,11 @@ impl Indexer {
             Decoder::Zstd(decoder) => {
                 let (written, mark) = decoder.step(room)?;
                 if mark == frames::Mark::Frame {
+                    let plain = self.plain + written as u64;
+                    // Frames without content leave no marks of their own: there may be millions.
+                    block.marks.pop_if(|last| last.plain == plain);
                     block.marks.push(Mark {
-                        plain: self.plain + written as u64,
+                        plain,
                         source: decoder.position(),
                         how: How::Frame,
                     });

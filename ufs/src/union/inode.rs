@@ -273,10 +273,23 @@ impl Nodes {
         kept.or_else(|| self.light.in_use(id))
     }
 
-    /// Counts one more answer that names a light file, unless its node is kept.
+    /// The inode with this number, if anybody uses it: one that was kept may outlive its node.
+    pub(crate) fn inode(&self, number: u64) -> Option<Arc<Inode>> {
+        let node = self.get(number).map(|node| Arc::clone(&node.inode));
+        node.or_else(|| self.kept_inode(number))
+            .or_else(|| self.light.inode_in_use(number))
+    }
+
+    fn kept_inode(&self, number: u64) -> Option<Arc<Inode>> {
+        self.inodes.read().get(&number).and_then(Weak::upgrade)
+    }
+
+    /// Counts one more answer that names a light file, unless its node or inode is kept.
     pub(crate) fn hold_light(&self, id: u64) -> bool {
         let by_id = self.by_id.read();
-        let light = !by_id.contains_key(&id) && !self.is_left_behind(id);
+        let kept =
+            |table: &HashMap<u64, Weak<Inode>>| table.get(&id).is_some_and(|inode| inode.strong_count() > 0);
+        let light = !by_id.contains_key(&id) && !self.is_left_behind(id) && !kept(&self.inodes.read());
         if light {
             self.light.hold(id);
         }
@@ -288,7 +301,10 @@ impl Nodes {
         let by_id = self.by_id.read();
         match by_id.get(&inode.ino) {
             Some(node) => Arc::clone(node),
-            None => self.light.node(inode),
+            None => {
+                let kept = self.kept_inode(inode.ino);
+                self.light.node(kept.unwrap_or_else(|| Arc::new(inode)))
+            }
         }
     }
 

@@ -120,15 +120,20 @@ impl Light {
         shard.counts.contains_key(&id) || shard.in_use.get(&id).is_some_and(used)
     }
 
+    /// The inode of a light file that somebody uses.
+    pub(super) fn inode_in_use(&self, id: u64) -> Option<Arc<Inode>> {
+        self.shard(id).lock().in_use.get(&id)?.inode.upgrade()
+    }
+
     /// The node of a light file, made of `inode` if nobody uses one.
-    pub(super) fn node(&self, inode: Inode) -> Arc<Node> {
+    pub(super) fn node(&self, inode: Arc<Inode>) -> Arc<Node> {
         let (id, is_dir) = (inode.ino, inode.is_dir());
         let node = {
             let mut shard = self.shard(id).lock();
             let used = shard.in_use.get(&id);
             let (node, known) = used.map_or((None, None), |used| (used.node.upgrade(), used.inode.upgrade()));
             node.unwrap_or_else(|| {
-                let inode = known.unwrap_or_else(|| Arc::new(inode));
+                let inode = known.unwrap_or(inode);
                 shard.insert(Arc::new(Node::light(inode)))
             })
         };
@@ -143,11 +148,13 @@ impl Light {
         let id = inode.ino;
         self.recent.lock().pop(&id);
         let mut shard = self.shard(id).lock();
+        let used = shard.in_use.get(&id)?;
+        let is_it = std::ptr::eq(used.inode.as_ptr(), Arc::as_ptr(inode));
+        debug_assert!(is_it, "one inode for one file");
+        if !is_it {
+            return None;
+        }
         let used = shard.in_use.remove(&id)?;
-        debug_assert!(
-            std::ptr::eq(used.inode.as_ptr(), Arc::as_ptr(inode)),
-            "one inode for one file"
-        );
         let node = used.node.upgrade();
         let node = node.unwrap_or_else(|| Arc::new(Node::light(Arc::clone(inode))));
         let count = shard.counts.remove(&id).unwrap_or(0);
@@ -183,18 +190,23 @@ impl Union {
     /// # Errors
     /// [`Error::UnknownNode`] for an id that nobody was told, [`Error::Stale`] when what it named has moved on.
     pub(crate) fn node(&self, id: u64) -> Result<Arc<Node>> {
-        match self.nodes.get(id) {
-            Some(node) => Ok(node),
-            None => self.make_light(id),
+        if let Some(node) = self.nodes.get(id) {
+            return Ok(node);
+        }
+        match self.make_light(id) {
+            // Another thread has taken it into keeping meanwhile, to change it.
+            Err(error @ (Error::Stale | Error::UnknownNode(_))) => self.nodes.get(id).ok_or(error),
+            made => made,
         }
     }
 
-    /// The number of a file that can be light: it lies in one place of an indexed layer and has one name.
+    /// The number of a file that can be light: it lies in one place of an indexed layer and has one name, or can never
+    /// change.
     pub(crate) fn light_number(&self, found: &Resolved) -> Option<u64> {
         let [place] = found.lowers.as_slice() else {
             return None;
         };
-        let one_name = found.attr.is_dir() || found.attr.nlink == 1;
+        let one_name = found.attr.is_dir() || found.attr.nlink == 1 || self.upper.is_none();
         let light = found.upper.is_none() && one_name && self.layers[place.layer].is_numbered();
         light.then_some(found.ino)
     }
@@ -245,7 +257,7 @@ impl Union {
             let attr = asked.attr(&dir)?;
             number = self.numbers.of_lower(layer, attr.dev, attr.ino);
             let known = self.nodes.at_place(number);
-            if let Some(inode) = known.or_else(|| Some(Arc::clone(&self.nodes.get(number)?.inode))) {
+            if let Some(inode) = known.or_else(|| self.nodes.inode(number)) {
                 return Ok((names, inode));
             }
             node = dir;

@@ -212,7 +212,7 @@ fn next(layers: &[Arc<dyn Layer>], search: &mut Search<'_>) -> Result<Option<(us
 fn walk(layer: &dyn Layer, components: &mut VecDeque<OsString>) -> Result<(Found, bool)> {
     let path: Vec<OsString> = components.iter().cloned().collect();
     let mut node = layer.root();
-    let mut stop = false;
+    let mut stop = layer.hides_all_below()?;
     for (depth, name) in path.iter().enumerate() {
         let last = depth + 1 == path.len();
         match layer.lookup(&node, name)? {

@@ -128,7 +128,7 @@ fn path_of(node: &LayerNode) -> &str {
 
 /// Where `name` of the root is found, as `layer:path`.
 fn found(layers: &[Arc<dyn Layer>], name: &str) -> Vec<String> {
-    let places = by_name(layers, &roots(layers), OsStr::new(name)).unwrap();
+    let places = by_name(layers, &roots(layers).unwrap(), OsStr::new(name)).unwrap();
     shown(&places)
 }
 
@@ -235,6 +235,12 @@ fn a_metadata_copy_takes_its_content_from_the_next_regular_file() {
 #[test]
 fn an_upper_directory_merges_with_directories_only() {
     let layers = [Mock::with(&[("d", What::File)]), Mock::with(&[("d", dir())])];
-    let places = below_upper(&layers, &roots(&layers), OsStr::new("d"), &Marks::default()).unwrap();
+    let places = below_upper(
+        &layers,
+        &roots(&layers).unwrap(),
+        OsStr::new("d"),
+        &Marks::default(),
+    )
+    .unwrap();
     assert!(places.is_empty());
 }
