@@ -1,32 +1,30 @@
 //! A container's changes become a layer, and with it an image.
 //!
 //! ```text
-//! upper over lowers ──► changes ──► tar (hashed: diff id = blob digest) ──► unpacked again ──► published
+//! upper over lowers ──► changes ──► layer (see `layer`) ──► published
 //! ```
 //!
-//! Only the upper is walked. The layer goes through the same unpacking as one that is loaded, so what the store holds
-//! is what anybody else would get. Changes of the configuration alone add no layer.
+//! Only the upper is walked, and nothing is done whose cost grows with the image. Changes of the configuration alone
+//! add no layer.
 //!
 //! An image committed from `run --rootfs DIR` names DIR as what lies below its layer, in the local database only; with
 //! `full` the whole merged tree becomes the one layer of an image that needs nothing else.
+
+mod layer;
 
 use serde_json::json;
 use ufs::Lower;
 use ufs::diff::{Change as FileChange, Snapshot};
 
 use crate::changes::Change;
-use crate::config::{ConfigBuilder, HistoryEntry, LayerBlob, manifest_json};
+use crate::config::{ConfigBuilder, HistoryEntry, LayerBlob, manifest_json, oci_layer_type};
 use crate::container::{self, ContainerConfig};
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::ingest::ingest_staged;
-use crate::layer_tar::{Files, write_changes};
 use crate::manifest::{OCI_LAYER, parse_manifest};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::store::{
-    ContainerRecord, ContainerStatus, ImageDetails, NewImage, StagedBlob, StagedLayer, Staging, Store,
-};
+use crate::store::{ContainerRecord, ContainerStatus, ImageDetails, NewImage, Staging, Store};
 use crate::time;
 
 /// What `commit` is told beside the container.
@@ -42,13 +40,6 @@ pub struct CommitOptions {
     pub name: Option<Reference>,
     /// Put everything the container sees into one layer.
     pub full: bool,
-}
-
-/// A layer with everything a manifest and the store need of it.
-struct NewLayer {
-    blob: StagedBlob,
-    layer: StagedLayer,
-    media_type: String,
 }
 
 /// Commits a container; gives the image's id.
@@ -72,28 +63,31 @@ pub fn commit(
     let layer = if changes.is_empty() {
         None
     } else {
-        Some(make_layer(&staging, record, &snapshot, &changes, progress)?)
+        let total: u64 = changes
+            .iter()
+            .filter_map(|change| change.node.as_ref())
+            .map(|node| node.size_bytes)
+            .sum();
+        let bar = progress.bytes("committing", Some(total));
+        let in_use = record.status == ContainerStatus::Running;
+        Some(layer::make(&staging, &snapshot, &changes, in_use, &bar)?)
     };
     let (mut layers, mut layer_blobs) = match &parent {
         Some(parent) if !options.full => inherited(store, &staging, parent)?,
         _ => (Vec::new(), Vec::new()),
     };
+    let diff_id = layer.as_ref().map(|new| new.staged.diff_id);
     if let Some(new) = &layer {
-        layers.push((new.layer.diff_id, new.blob.digest));
+        // the blob is the plain tar, which need not be a file: compression is left to those who send it
+        layers.push((new.staged.diff_id, new.staged.diff_id));
         layer_blobs.push(LayerBlob {
-            media_type: new.media_type.clone(),
-            digest: new.blob.digest,
-            size_bytes: new.blob.size_bytes,
+            media_type: OCI_LAYER.to_owned(),
+            digest: new.staged.diff_id,
+            size_bytes: new.tar_bytes,
         });
     }
     let now = time::now();
-    let config_json = configuration(
-        record,
-        parent.as_ref(),
-        options,
-        layer.as_ref().map(|l| l.layer.diff_id),
-        now,
-    )?;
+    let config_json = configuration(record, parent.as_ref(), options, diff_id, now)?;
     let config = staging.add_blob(config_json.as_bytes())?;
     let manifest = staging.add_blob(&manifest_json(&config_json, &layer_blobs)?)?;
     let image = NewImage {
@@ -105,14 +99,9 @@ pub fn commit(
         config_json,
     };
     let id = config.digest;
-    let mut blobs = vec![config, manifest];
-    let mut staged = Vec::new();
-    if let Some(new) = layer {
-        blobs.push(new.blob);
-        staged.push(new.layer);
-    }
+    let staged: Vec<_> = layer.into_iter().map(|new| new.staged).collect();
     let names: Vec<Reference> = options.name.iter().map(|name| name.clone().or_latest()).collect();
-    store.publish(&staging, &blobs, &staged, &image, &names)?;
+    store.publish(&staging, &[config, manifest], &staged, &image, &names)?;
     Ok(id)
 }
 
@@ -139,33 +128,6 @@ fn read_changes(
     Ok((snapshot, changes))
 }
 
-/// Writes the changes as a blob and unpacks it.
-fn make_layer(
-    staging: &Staging,
-    record: &ContainerRecord,
-    snapshot: &Snapshot,
-    changes: &[FileChange],
-    progress: &Progress,
-) -> Result<NewLayer, ImageError> {
-    let files = if record.status == ContainerStatus::Running {
-        Files::InUse(staging.path())
-    } else {
-        Files::AtRest
-    };
-    let mut blob = staging.new_blob()?;
-    write_changes(snapshot, changes, files, &mut blob)?;
-    let blob = blob.finish()?;
-    let ingested = ingest_staged(staging, "the new layer", &blob)?;
-    for warning in &ingested.warnings {
-        progress.warn(warning);
-    }
-    Ok(NewLayer {
-        blob,
-        layer: ingested.layer,
-        media_type: OCI_LAYER.to_owned(),
-    })
-}
-
 /// The parent's layers, kept from deletion until the commit is over.
 type Inherited = (Vec<(Digest, Digest)>, Vec<LayerBlob>);
 
@@ -182,14 +144,8 @@ fn inherited(store: &Store, staging: &Staging, parent: &ImageDetails) -> Result<
     let manifest = parse_manifest(&what, &store.read_document(&parent.manifest)?)?;
     let mut blobs = Vec::new();
     for layer in &manifest.layers {
-        let media_type = match layer.media_type.as_str() {
-            "application/vnd.docker.image.rootfs.diff.tar.gzip" => format!("{OCI_LAYER}+gzip"),
-            "application/vnd.docker.image.rootfs.diff.tar.zstd" => format!("{OCI_LAYER}+zstd"),
-            "application/vnd.docker.image.rootfs.diff.tar" | "" => OCI_LAYER.to_owned(),
-            other => other.to_owned(),
-        };
         blobs.push(LayerBlob {
-            media_type,
+            media_type: oci_layer_type(&layer.media_type),
             digest: layer.digest()?,
             size_bytes: layer.size_bytes,
         });

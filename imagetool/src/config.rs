@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::changes::Change;
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::manifest::{Descriptor, Manifest, OCI_CONFIG, OCI_MANIFEST};
+use crate::manifest::{Descriptor, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
 use crate::time::Timestamp;
 
 /// One entry of an image's history.
@@ -157,6 +157,16 @@ pub struct LayerBlob {
     pub digest: Digest,
     /// Size of the blob.
     pub size_bytes: u64,
+}
+
+/// The OCI media type of a layer that has this one, which may be Docker's.
+pub fn oci_layer_type(media_type: &str) -> String {
+    match media_type {
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => format!("{OCI_LAYER}+gzip"),
+        "application/vnd.docker.image.rootfs.diff.tar.zstd" => format!("{OCI_LAYER}+zstd"),
+        "application/vnd.docker.image.rootfs.diff.tar" | "" => OCI_LAYER.to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 /// The OCI manifest of an image, as bytes.

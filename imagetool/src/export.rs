@@ -8,10 +8,16 @@ use ufs::diff::Snapshot;
 use crate::container;
 use crate::error::ImageError;
 use crate::layer_tar::{Files, write_changes};
+use crate::progress::Progress;
 use crate::store::{ContainerRecord, ContainerStatus, Store};
 
 /// Writes everything a container sees, apart from its volumes, as a tar stream.
-pub fn export(store: &Store, record: &ContainerRecord, out: impl Write) -> Result<(), ImageError> {
+pub fn export(
+    store: &Store,
+    record: &ContainerRecord,
+    out: impl Write,
+    progress: &Progress,
+) -> Result<(), ImageError> {
     let upper = container::upper(store, record);
     let layers: Vec<Lower> = std::iter::once(upper.into())
         .chain(container::lowers(store, record)?)
@@ -26,5 +32,10 @@ pub fn export(store: &Store, record: &ContainerRecord, out: impl Write) -> Resul
     } else {
         Files::AtRest
     };
-    write_changes(&snapshot, &changes, files, out)
+    let total_bytes = changes
+        .iter()
+        .filter_map(|change| change.node.as_ref())
+        .map(|node| node.size_bytes);
+    let bar = progress.bytes("exporting", Some(total_bytes.sum()));
+    write_changes(&snapshot, &changes, files, bar.wrap_write(out))
 }

@@ -103,7 +103,7 @@ fn load_one(
 ) -> Result<Loaded, ImageError> {
     let id = Digest::of(&described.config);
     let names = described.names.clone();
-    if store.has_image(&id)? {
+    if store.has_image(&id)? && store.has_sound_layers(&id)? {
         let renamed = store.add_names(&id, &names)?;
         return Ok(Loaded { id, names, renamed });
     }
@@ -227,7 +227,7 @@ impl Work<'_> {
     ) -> Result<Prepared, ImageError> {
         let what = format!("layer {}", diff_id.short());
         let found = self.contents.layer(&source.path)?;
-        let known = repeated || self.store.pin_layer(self.staging, diff_id)?;
+        let known = repeated || self.store.pin_sound_layer(self.staging, diff_id)?;
         let prepared = match known {
             true => self.known(&what, source, found, diff_id)?,
             false => {

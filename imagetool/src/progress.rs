@@ -1,6 +1,6 @@
 //! Progress of long work: a bar on a terminal, plain lines otherwise. Always on standard error.
 
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -77,6 +77,11 @@ pub struct Bar {
 }
 
 impl Bar {
+    /// Counts what is written.
+    pub fn wrap_write<W: Write>(&self, out: W) -> CountedWrite<'_, W> {
+        CountedWrite { bar: self, out }
+    }
+
     /// Counts bytes that were dealt with.
     pub fn add(&self, bytes: u64) {
         if let Some(bar) = &self.bar {
@@ -90,6 +95,24 @@ impl Bar {
             Some(bar) => Box::new(bar.wrap_read(reader)),
             None => Box::new(reader),
         }
+    }
+}
+
+/// Counts what is written.
+pub struct CountedWrite<'a, W> {
+    bar: &'a Bar,
+    out: W,
+}
+
+impl<W: Write> Write for CountedWrite<'_, W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let count = self.out.write(buffer)?;
+        self.bar.add(count as u64);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -4,7 +4,9 @@
 //! blobs/sha256/HEX…   index.json   manifest.json   oci-layout
 //! ```
 //!
-//! Manifests, configurations and layers are the bytes that came in, so a loaded image has the same id and digests.
+//! Manifests, configurations and layers are the bytes that came in, so a loaded image has the same id and digests. A
+//! layer that is no file is put together from its parts and verified while it is written. Where compressed layers were
+//! dropped from the store, plain ones and a manifest that lists them take their place.
 //! Members are sorted and carry no time of their own: the same images give the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +14,13 @@ use std::io::{self, Read, Write};
 
 use serde_json::json;
 
+use crate::archive::member::Member;
 use crate::archive::write::{Writer, file_entry};
-use crate::digest::Digest;
-use crate::error::ImageError;
-use crate::manifest::{Descriptor, Index, OCI_INDEX, OCI_MANIFEST};
+use crate::config::{LayerBlob, manifest_json, oci_layer_type};
+use crate::digest::{Digest, Hashing};
+use crate::error::{ImageError, StoreError};
+use crate::manifest::{Descriptor, Index, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
+use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::store::{ImageDetails, OCI_LAYOUT, Store, name_annotations};
 
@@ -27,7 +32,12 @@ struct Selected {
 
 /// Writes the images of these names or ids. An image given by id is saved with no name, one given by its repository
 /// alone with all tags of that repository.
-pub fn save(store: &Store, names_or_ids: &[String], out: impl Write) -> Result<(), ImageError> {
+pub fn save(
+    store: &Store,
+    names_or_ids: &[String],
+    out: impl Write,
+    progress: &Progress,
+) -> Result<(), ImageError> {
     let mut selected: BTreeMap<Digest, Selected> = BTreeMap::new();
     for text in names_or_ids {
         for (id, name) in select(store, text)? {
@@ -51,7 +61,7 @@ pub fn save(store: &Store, names_or_ids: &[String], out: impl Write) -> Result<(
             )));
         }
     }
-    write(store, selected.values(), out)
+    write(store, selected.values(), out, progress)
 }
 
 /// The images that one argument means, as Docker reads it.
@@ -68,38 +78,96 @@ fn select(store: &Store, text: &str) -> Result<Vec<(Digest, Option<Reference>)>,
     Ok(vec![store.find_image(text)?])
 }
 
+/// What an archive's blob is made from.
+enum Source {
+    /// The store has it, as a file or as a layer's parts.
+    Stored,
+    /// It was written for this archive.
+    Made(Vec<u8>),
+}
+
+/// An image as it goes into an archive.
+struct Shape {
+    manifest: Descriptor,
+    /// Bottom first.
+    layers: Vec<Digest>,
+    /// The manifest, when it had to be written anew.
+    made: Option<Vec<u8>>,
+}
+
+/// How an image is written: with the bytes it came with; or, where compressed layers were dropped from the store, with
+/// plain ones in their place and a manifest that says so. Its configuration, and so its id, is the same in any case.
+fn shape(store: &Store, details: &ImageDetails) -> Result<Shape, ImageError> {
+    let what = format!("manifest {}", details.manifest);
+    let bytes = store.read_document(&details.manifest)?;
+    let manifest = crate::manifest::parse_manifest(&what, &bytes)?;
+    if details.layers.iter().all(|(_, blob)| store.has_blob(blob)) {
+        let media_type = match manifest.media_type.as_str() {
+            "" => OCI_MANIFEST,
+            own => own,
+        };
+        return Ok(Shape {
+            manifest: Descriptor::new(media_type, details.manifest, bytes.len() as u64),
+            layers: details.layers.iter().map(|(_, blob)| *blob).collect(),
+            made: None,
+        });
+    }
+    let mut layers = Vec::new();
+    for ((diff_id, blob), old) in details.layers.iter().zip(&manifest.layers) {
+        layers.push(if store.has_blob(blob) {
+            LayerBlob {
+                media_type: oci_layer_type(&old.media_type),
+                digest: *blob,
+                size_bytes: store.blob_size(blob)?,
+            }
+        } else {
+            LayerBlob {
+                media_type: OCI_LAYER.to_owned(),
+                digest: *diff_id,
+                size_bytes: store.blob_size(diff_id)?,
+            }
+        });
+    }
+    let made = manifest_json(&details.image.config_json, &layers)?;
+    Ok(Shape {
+        manifest: Descriptor::new(OCI_MANIFEST, Digest::of(&made), made.len() as u64),
+        layers: layers.iter().map(|layer| layer.digest).collect(),
+        made: Some(made),
+    })
+}
+
 fn write<'a>(
     store: &Store,
     images: impl Iterator<Item = &'a Selected>,
     out: impl Write,
+    progress: &Progress,
 ) -> Result<(), ImageError> {
-    let mut blobs: BTreeSet<Digest> = BTreeSet::new();
+    let mut blobs: BTreeMap<Digest, Source> = BTreeMap::new();
     let mut manifests = Vec::new();
     let mut items = Vec::new();
     for Selected { details, names } in images {
-        let size = store.blob_size(&details.manifest)?;
-        let descriptor = Descriptor::new(
-            media_type(store, &details.manifest)?.as_str(),
-            details.manifest,
-            size,
-        );
+        let shape = shape(store, details)?;
         if names.is_empty() {
-            manifests.push(descriptor.clone());
+            manifests.push(shape.manifest.clone());
         }
         for name in names {
             let annotations = Some(name_annotations(&name.canonical()));
             manifests.push(Descriptor {
                 annotations,
-                ..descriptor.clone()
+                ..shape.manifest.clone()
             });
         }
         let path = |digest: &Digest| format!("blobs/sha256/{}", digest.hex());
-        let layers: Vec<String> = details.layers.iter().map(|(_, blob)| path(blob)).collect();
+        let layers: Vec<String> = shape.layers.iter().map(path).collect();
         let tags: Vec<String> = names.iter().map(Reference::familiar).collect();
         let tags = if tags.is_empty() { json!(null) } else { json!(tags) };
         items.push(json!({ "Config": path(&details.image.id), "RepoTags": tags, "Layers": layers }));
-        blobs.extend([details.image.id, details.manifest]);
-        blobs.extend(details.layers.iter().map(|(_, blob)| *blob));
+        blobs.insert(details.image.id, Source::Stored);
+        blobs.extend(shape.layers.iter().map(|layer| (*layer, Source::Stored)));
+        blobs.insert(
+            shape.manifest.digest()?,
+            shape.made.map_or(Source::Stored, Source::Made),
+        );
     }
     let index = Index {
         schema_version: 2,
@@ -114,14 +182,7 @@ fn write<'a>(
     for folder in ["blobs", "blobs/sha256"] {
         writer.directory(folder).map_err(failed(folder))?;
     }
-    for blob in &blobs {
-        let size = store.blob_size(blob)?;
-        let name = format!("blobs/sha256/{}", blob.hex());
-        let file = store.open_blob(blob)?;
-        writer
-            .member(&file_entry(&name, size), &mut file.take(size))
-            .map_err(failed(&name))?;
-    }
+    write_blobs(store, &blobs, &mut writer, progress)?;
     let files = [
         ("index.json", index.as_slice()),
         ("manifest.json", items.as_bytes()),
@@ -138,15 +199,60 @@ fn write<'a>(
         .map_err(failed("end"))
 }
 
-/// The media type that a manifest gives itself.
-fn media_type(store: &Store, manifest: &Digest) -> Result<String, ImageError> {
-    let bytes = store.read_document(manifest)?;
-    let manifest = crate::manifest::parse_manifest(&format!("manifest {manifest}"), &bytes)?;
-    Ok(if manifest.media_type.is_empty() {
-        OCI_MANIFEST.to_owned()
-    } else {
-        manifest.media_type
-    })
+fn write_blobs(
+    store: &Store,
+    blobs: &BTreeMap<Digest, Source>,
+    writer: &mut Writer<impl Write>,
+    progress: &Progress,
+) -> Result<(), ImageError> {
+    let mut total_bytes = 0;
+    for (digest, source) in blobs {
+        total_bytes += match source {
+            Source::Stored => store.blob_size(digest)?,
+            Source::Made(bytes) => bytes.len() as u64,
+        };
+    }
+    let bar = progress.bytes("saving", Some(total_bytes));
+    for (digest, source) in blobs {
+        let name = format!("blobs/sha256/{}", digest.hex());
+        let failed = ImageError::io("write", format!("archive: {name}"));
+        match source {
+            Source::Made(bytes) => writer
+                .member(&file_entry(&name, bytes.len() as u64), &mut bytes.as_slice())
+                .map_err(failed)?,
+            Source::Stored => {
+                let blob = store.open_blob(digest)?;
+                let entry = file_entry(&name, blob.size_bytes());
+                if blob.is_verified() {
+                    write_blob(writer, &entry, &mut bar.wrap(blob)).map_err(failed)?;
+                    continue;
+                }
+                let mut hashing = Hashing::new(bar.wrap(blob));
+                write_blob(writer, &entry, &mut hashing).map_err(failed)?;
+                if hashing.finish().0 != *digest {
+                    return Err(StoreError::Damaged {
+                        what: format!("blob {digest}"),
+                        detail: "other content: run `shale system check --repair`".to_owned(),
+                    }
+                    .into());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes a blob and reads it to its very end: only there one that is put together from a layer's parts is known to be
+/// right.
+fn write_blob(writer: &mut Writer<impl Write>, entry: &Member, blob: &mut dyn Read) -> io::Result<()> {
+    writer.member(entry, blob)?;
+    match blob.read(&mut [0])? {
+        0 => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it became longer while it was read",
+        )),
+    }
 }
 
 /// Writes to a file that appears whole or not at all.

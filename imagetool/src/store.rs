@@ -28,8 +28,10 @@ mod objects;
 mod publish;
 mod rebuild;
 mod remove;
+mod repair;
 mod schema;
 mod staging;
+mod verify;
 
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -46,6 +48,7 @@ pub use self::index::{OCI_LAYOUT, name_annotations};
 pub use self::publish::{NewImage, Renamed};
 pub use self::remove::{Removal, RemoveOptions, Removed};
 pub use self::staging::{BlobWriter, StagedBlob, StagedLayer, Staging};
+pub use self::verify::{Listing, RawImage, RawLayer};
 use crate::digest::Digest;
 use crate::error::StoreError;
 

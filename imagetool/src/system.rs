@@ -9,6 +9,9 @@
 //!
 //! Nothing here knows the files' formats: it asks [`crate::store`] and the readers of each format.
 
+pub mod check;
 pub mod disk;
 pub mod filter;
+pub mod info;
 pub mod prune;
+pub mod usage;

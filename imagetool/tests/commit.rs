@@ -203,7 +203,13 @@ fn a_commit_holds_what_changed_and_nothing_else() {
     let layers = fixture.store.image_details(&again).unwrap().layers;
     assert_eq!(layers, details.layers);
     let mut archive = Vec::new();
-    save(&fixture.store, &["changed".to_owned()], &mut archive).unwrap();
+    save(
+        &fixture.store,
+        &["changed".to_owned()],
+        &mut archive,
+        &Progress::none(),
+    )
+    .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let other = Store::open(folder.path()).unwrap();
     let loaded = load_archive(&other, "archive", archive.as_slice(), &Progress::none()).unwrap();
@@ -251,7 +257,7 @@ fn an_image_on_a_host_directory_stays_at_home_unless_it_is_full() {
     let lowers = fixture.store.layer_lowers(&image).unwrap();
     assert_eq!(lowers.last().unwrap().path(), host.path());
     assert_eq!(lowers.len(), 2);
-    let error = save(&fixture.store, &[id.to_string()], Vec::new())
+    let error = save(&fixture.store, &[id.to_string()], Vec::new(), &Progress::none())
         .unwrap_err()
         .to_string();
     assert!(error.contains("--full"), "{error}");
@@ -264,7 +270,7 @@ fn an_image_on_a_host_directory_stays_at_home_unless_it_is_full() {
         .into_keys()
         .collect();
     assert_eq!(names, [&b""[..], b"above", b"below"]);
-    save(&fixture.store, &[full.to_string()], Vec::new()).unwrap();
+    save(&fixture.store, &[full.to_string()], Vec::new(), &Progress::none()).unwrap();
 }
 
 #[test]
@@ -274,7 +280,7 @@ fn an_export_is_the_whole_tree() {
     fs::create_dir(upper.join("etc")).unwrap();
     fs::write(upper.join("etc/new"), "new").unwrap();
     let mut archive = Vec::new();
-    export(&fixture.store, &record, &mut archive).unwrap();
+    export(&fixture.store, &record, &mut archive, &Progress::none()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let other = Store::open(folder.path()).unwrap();
     let options = ImportOptions::default();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use imagetool::export::export;
+use imagetool::progress::Progress;
 use imagetool::save::save_to_file;
 
 use crate::cli::Context;
@@ -25,9 +26,10 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
         let store = context.store()?;
+        let progress = Progress::new(false);
         let record = store.containers().get(&self.container)?;
         match self.output {
-            Some(path) => save_to_file(&path, |out| export(&store, &record, out))?,
+            Some(path) => save_to_file(&path, |out| export(&store, &record, out, &progress))?,
             None => {
                 let stdout = std::io::stdout();
                 if stdout.is_terminal() {
@@ -37,6 +39,7 @@ impl Args {
                     &store,
                     &record,
                     BufWriter::with_capacity(256 << 10, stdout.lock()),
+                    &progress,
                 )?;
             }
         }

@@ -4,6 +4,7 @@ use std::io::{BufWriter, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::bail;
+use imagetool::progress::Progress;
 use imagetool::save::{save, save_to_file};
 
 use crate::cli::Context;
@@ -25,8 +26,9 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
         let store = context.store()?;
+        let progress = Progress::new(false);
         match self.output {
-            Some(path) => save_to_file(&path, |out| save(&store, &self.images, out))?,
+            Some(path) => save_to_file(&path, |out| save(&store, &self.images, out, &progress))?,
             None => {
                 let stdout = std::io::stdout();
                 if stdout.is_terminal() {
@@ -36,6 +38,7 @@ impl Args {
                     &store,
                     &self.images,
                     BufWriter::with_capacity(256 << 10, stdout.lock()),
+                    &progress,
                 )?;
             }
         }

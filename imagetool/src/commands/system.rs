@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::Subcommand;
 use imagetool::system::filter::PruneFilter;
-use imagetool::system::prune::{Images, Pruned, prune_containers, prune_images};
+use imagetool::system::prune::{Images, Pruned, prune_blobs, prune_caches, prune_containers, prune_images};
 use imagetool::time::human_size;
 
 use super::image::removals;
@@ -18,6 +18,12 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Verify everything the store holds
+    Check(super::system_check::Args),
+    /// Show what the store takes on disk
+    Df(super::system_df::Args),
+    /// Show where the store is, what its machine offers, and what is mounted
+    Info(super::system_info::Args),
     /// Remove what nothing uses: stopped containers, images, caches
     Prune(Prune),
 }
@@ -25,6 +31,9 @@ enum Verb {
 impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
         match self.verb {
+            Verb::Check(args) => args.execute(context),
+            Verb::Df(args) => args.execute(context),
+            Verb::Info(args) => args.execute(context),
             Verb::Prune(args) => args.execute(context),
         }
     }
@@ -48,6 +57,10 @@ struct Prune {
     #[arg(long)]
     volumes: bool,
 
+    /// Also drop the compressed copies of layers; save writes plain ones in their place, under another manifest digest
+    #[arg(long)]
+    blobs: bool,
+
     /// Only some: until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]
     #[arg(long, value_name = "FILTER")]
     filter: Vec<String>,
@@ -62,6 +75,9 @@ impl Prune {
         let mut text = format!(
             "WARNING! This will remove:\n  - all stopped containers\n  - {images}\n  - unused caches\n"
         );
+        if self.blobs {
+            text += "  - the compressed copies of all layers\n";
+        }
         if !self.filter.is_empty() {
             text += "\n  Items to be pruned will be filtered with:\n";
             for filter in &self.filter {
@@ -112,6 +128,10 @@ impl Prune {
         } else {
             Images::Dangling
         };
-        prune_images(store, which, filter, pruned).context("remove unused images")
+        prune_images(store, which, filter, pruned).context("remove unused images")?;
+        if self.blobs {
+            prune_blobs(store, pruned).context("drop compressed layers")?;
+        }
+        prune_caches(store, pruned).context("remove unused caches")
     }
 }

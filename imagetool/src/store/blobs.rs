@@ -96,6 +96,11 @@ impl Blob {
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
+
+    /// Whether its bytes are compared with its digest while they are read: a file's are not.
+    pub fn is_verified(&self) -> bool {
+        matches!(self.source, Source::Layer(_))
+    }
 }
 
 impl Read for Blob {

@@ -22,8 +22,7 @@ impl Store {
             return Ok(());
         }
         self.write_index()?;
-        let _lock = self.lock_index()?;
-        replace_file(self.root(), "oci-layout", OCI_LAYOUT.as_bytes())
+        self.write_layout()
     }
 
     fn lock_index(&self) -> Result<File, StoreError> {
@@ -41,6 +40,17 @@ impl Store {
     /// Writes `index.json` from the database.
     pub(super) fn write_index(&self) -> Result<(), StoreError> {
         let _lock = self.lock_index()?;
+        replace_file(self.root(), "index.json", &self.index_json()?)
+    }
+
+    /// Writes `oci-layout`.
+    pub(super) fn write_layout(&self) -> Result<(), StoreError> {
+        let _lock = self.lock_index()?;
+        replace_file(self.root(), "oci-layout", OCI_LAYOUT.as_bytes())
+    }
+
+    /// What `index.json` has to say.
+    pub(super) fn index_json(&self) -> Result<Vec<u8>, StoreError> {
         let sql =
             "SELECT manifest_digest, name FROM images LEFT JOIN names ON image_id = id ORDER BY name, id";
         let rows: Vec<(String, Option<String>)> = {
@@ -66,11 +76,10 @@ impl Store {
             media_type: OCI_INDEX.to_owned(),
             manifests,
         };
-        let bytes = serde_json::to_vec(&index).map_err(|error| StoreError::Damaged {
+        serde_json::to_vec(&index).map_err(|error| StoreError::Damaged {
             what: "index.json".to_owned(),
             detail: error.to_string(),
-        })?;
-        replace_file(self.root(), "index.json", &bytes)
+        })
     }
 }
 

@@ -11,6 +11,10 @@ use super::{Image, StagedLayer, Staging, Store};
 use crate::digest::Digest;
 use crate::error::StoreError;
 
+/// A file in a layer's directory that says that the layer is damaged and cannot be repaired from what the store has: it
+/// is used as far as it goes, and replaced when an image that has it is loaded.
+pub(super) const DAMAGED: &str = "damaged";
+
 impl Store {
     /// The directory that belongs to a layer.
     pub(super) fn layer_path(&self, diff_id: &Digest) -> PathBuf {
@@ -71,6 +75,21 @@ impl Store {
         Ok(true)
     }
 
+    /// As [`Store::pin_layer`], but a layer that is known to be damaged is not there: a new one is to take its place.
+    pub fn pin_sound_layer(&self, staging: &Staging, diff_id: &Digest) -> Result<bool, StoreError> {
+        Ok(self.pin_layer(staging, diff_id)? && !self.layer_path(diff_id).join(DAMAGED).exists())
+    }
+
+    /// Whether all layers of an image are there, and none is known to be damaged.
+    pub fn has_sound_layers(&self, image: &Digest) -> Result<bool, StoreError> {
+        let diff_ids = self.image(image)?.diff_ids()?;
+        let is_sound = |diff_id: &Digest| {
+            let path = self.layer_path(diff_id);
+            path.is_dir() && !path.join(DAMAGED).exists()
+        };
+        Ok(diff_ids.iter().all(is_sound))
+    }
+
     /// The size of a layer's regular files; `None` when the layer is not there.
     pub fn layer_size(&self, diff_id: &Digest) -> Result<Option<u64>, StoreError> {
         let sql = "SELECT size_bytes FROM layers WHERE diff_id = ?1";
@@ -82,11 +101,21 @@ impl Store {
     }
 }
 
-/// Gives a staged layer its name. One that is there already, from another command, is as good.
+/// Gives a staged layer its name. One that is there already, from another command, is as good, unless it is marked as
+/// damaged.
 pub(super) fn place(store: &Store, staging: &Staging, layer: &StagedLayer) -> Result<(), StoreError> {
     let path = store.layer_path(&layer.diff_id);
     let lock = File::open(&layer.path).map_err(StoreError::io("open", &layer.path))?;
     lock.lock_shared().map_err(StoreError::io("lock", &layer.path))?;
+    if path.join(DAMAGED).exists() {
+        let away = staging.path().join(format!("damaged.{}", layer.diff_id.hex()));
+        match std::fs::rename(&path, &away) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("rename", &path)(error));
+            }
+            _ => {}
+        }
+    }
     match std::fs::rename(&layer.path, &path) {
         Ok(()) => {
             staging.pin(lock);

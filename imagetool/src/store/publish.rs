@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
@@ -14,6 +14,9 @@ use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::reference::Reference;
 use crate::time::Timestamp;
+
+/// From so many files on, one sync of the file system is less work than one of each.
+const FILES_SYNCED_MAX: usize = 32;
 
 /// An image to be added.
 #[derive(Debug, Clone)]
@@ -119,12 +122,40 @@ impl Store {
     }
 }
 
-/// Writes everything below the staging directory to disk. One call for the file system is faster than one per file
-/// as soon as a layer has more than a few.
+/// Writes everything below the staging directory to disk: what a small commit has made file by file, so that it does not
+/// wait for what others write; more by one call for the file system, which is faster then.
 pub(super) fn sync_file_system(staging: &Staging) -> Result<(), StoreError> {
     let path = staging.path();
+    let mut few = Vec::new();
+    if list_few(path, &mut few).map_err(StoreError::io("read", path))? {
+        for path in few {
+            File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(StoreError::io("sync", &path))?;
+        }
+        return Ok(());
+    }
     let folder = File::open(path).map_err(StoreError::io("open", path))?;
     nix::unistd::syncfs(&folder).map_err(|error| StoreError::io("sync", path)(error.into()))
+}
+
+/// Lists a tree, what is in a folder before the folder; false when it is too much to be synced one by one.
+fn list_few(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            if !list_few(&entry.path(), found)? {
+                return Ok(false);
+            }
+        } else {
+            found.push(entry.path());
+        }
+        if found.len() > FILES_SYNCED_MAX {
+            return Ok(false);
+        }
+    }
+    found.push(folder.to_owned());
+    Ok(true)
 }
 
 fn seconds_now() -> i64 {

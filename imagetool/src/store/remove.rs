@@ -60,12 +60,12 @@ impl Store {
         if !self.has_image(id)? {
             return Ok(None);
         }
-        let names = self.names_of(id)?;
         let mut removed = Removed::default();
         let mut trash = Trash::new(self)?;
         {
             let mut database = self.database();
             let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let names = names_of(&transaction, id)?;
             if container_of(&transaction, id)?.is_some()
                 || child_of(&transaction, id)?.is_some()
                 || (!names.is_empty() && !named)
@@ -89,12 +89,21 @@ impl Store {
     pub fn remove_image(&self, name_or_id: &str, options: RemoveOptions) -> Result<Vec<Removal>, StoreError> {
         let guard = staging::lock_exclusive(self.root())?;
         let (id, name) = self.find_image(name_or_id)?;
-        let names = self.names_of(&id)?;
         let mut done = Vec::new();
         let mut trash = Trash::new(self)?;
         {
             let mut database = self.database();
             let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            // names come and go without ROOT/lock: what counts is what the transaction sees
+            let names = names_of(&transaction, &id)?;
+            let is_tag = |name: &&Reference| name.digest().is_none();
+            if name
+                .as_ref()
+                .filter(is_tag)
+                .is_some_and(|name| !names.contains(name))
+            {
+                return Err(StoreError::NoSuchImage(name_or_id.to_owned()));
+            }
             match &name {
                 Some(name) if names.len() > 1 => untag(&transaction, name, &mut done)?,
                 _ => self.remove_whole(
@@ -352,6 +361,17 @@ impl Trash {
         self.bin.close().map_err(StoreError::io("delete", &path))?;
         Ok(freed_bytes)
     }
+}
+
+/// The names of an image, sorted.
+fn names_of(transaction: &Transaction<'_>, id: &Digest) -> Result<Vec<Reference>, StoreError> {
+    let mut statement = transaction.prepare("SELECT name FROM names WHERE image_id = ?1 ORDER BY name")?;
+    let rows = statement.query_map([id.to_string()], |row| row.get::<_, String>(0))?;
+    let mut names = Vec::new();
+    for row in rows {
+        names.push(row?.parse()?);
+    }
+    Ok(names)
 }
 
 fn untag(transaction: &Transaction<'_>, name: &Reference, done: &mut Vec<Removal>) -> Result<(), StoreError> {

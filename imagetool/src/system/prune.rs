@@ -6,6 +6,7 @@
 use crate::container::{self, ContainerConfig, ContainerError};
 use crate::digest::Digest;
 use crate::error::StoreError;
+use crate::in_place::InPlaceError;
 use crate::store::{ContainerId, ContainerStatus, ImageDetails, Removal, Store};
 
 use super::disk;
@@ -91,6 +92,41 @@ pub fn prune_images(
             return Ok(());
         }
     }
+}
+
+/// Drops the compressed copies of layers whose own parts give the same content. What cannot be read whole keeps its
+/// copy: it may be all that is left of it.
+///
+/// # Errors
+/// When the store cannot be read or files cannot be deleted.
+pub fn prune_blobs(store: &Store, pruned: &mut Pruned) -> Result<(), StoreError> {
+    for (blob, diff_ids) in store.compressed_blobs()? {
+        let whole = diff_ids.iter().all(|diff_id| {
+            let read = store
+                .open_layer_stream(diff_id)
+                .map_err(|error| error.to_string())
+                .and_then(|mut stream| {
+                    std::io::copy(&mut stream, &mut std::io::sink()).map_err(|error| error.to_string())
+                });
+            if let Err(error) = &read {
+                tracing::warn!("layer {} keeps its compressed copy: {error}", diff_id.short());
+            }
+            read.is_ok()
+        });
+        if whole {
+            pruned.freed_bytes += store.delete_blob(&blob)?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the indexes of archives that are not mounted.
+///
+/// # Errors
+/// When they cannot be read or deleted.
+pub fn prune_caches(store: &Store, pruned: &mut Pruned) -> Result<(), InPlaceError> {
+    pruned.freed_bytes += crate::in_place::cache::prune(store.root(), 0)?.bytes;
+    Ok(())
 }
 
 fn details(store: &Store, id: &Digest) -> Result<Option<ImageDetails>, StoreError> {
