@@ -1,7 +1,7 @@
 //! The image store and everything that reads, writes and changes images.
 //!
 //! ```text
-//! archive | tar ──► unpack ──► store ──► save | export
+//! archive | tar ──► layer ──► store ──► save | export
 //!                                ▲ │
 //!                   commit ──────┘ └──► layer directories ──► mount, run
 //! ```

@@ -88,6 +88,24 @@ fn contents_are_shared_and_go_with_their_last_layer() {
 }
 
 #[test]
+fn layers_that_are_taken_in_at_once_do_not_meet() {
+    let shale = Shale::new();
+    let layer = |number: u32| -> Vec<u8> {
+        // some contents are in several layers
+        let files = (0..20).map(|n| large(&format!("{number}-{n}"), n * (1 + number % 2)));
+        tar(&files.collect::<Vec<_>>())
+    };
+    let layers: Vec<Vec<u8>> = (0..8).map(layer).collect();
+    let path = shale.path("archive.tar");
+    fs::write(&path, docker_archive(&layers, "many")).unwrap();
+    shale.ok(["load", "-q", "-i", path.to_str().unwrap()]);
+    assert_whole(&Store::open(&shale.root()).unwrap());
+    assert_eq!(objects(&shale.root()).len(), 30);
+    shale.ok(["rmi", "many"]);
+    shale.assert_empty();
+}
+
+#[test]
 fn adding_and_removing_at_once_lose_nothing() {
     let shale = Shale::new();
     let (one, two) = (

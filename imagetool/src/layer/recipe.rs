@@ -237,7 +237,7 @@ impl RecipeReader {
     }
 
     /// The next step; what is left of a literal is passed over. `None` at the end.
-    pub fn next(&mut self) -> io::Result<Option<Step>> {
+    pub fn step(&mut self) -> io::Result<Option<Step>> {
         let left = std::mem::take(&mut self.literal);
         if io::copy(&mut self.input.by_ref().take(left), &mut io::sink())? < left {
             return Err(damaged("it is cut off"));
@@ -319,7 +319,7 @@ mod tests {
     fn read_back(path: &Path) -> io::Result<Vec<(Step, Vec<u8>)>> {
         let mut reader = RecipeReader::open(path)?;
         let mut steps = Vec::new();
-        while let Some(step) = reader.next()? {
+        while let Some(step) = reader.step()? {
             let mut bytes = Vec::new();
             if let Step::Literal(length) = step {
                 let mut buffer = [0; 1000];

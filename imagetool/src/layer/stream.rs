@@ -72,7 +72,7 @@ impl LayerStream {
 
     /// Begins the next step; false at the end of the stream, which is verified.
     fn step(&mut self) -> io::Result<bool> {
-        let Some(step) = self.recipe.next()? else {
+        let Some(step) = self.recipe.step()? else {
             return self.verify().map(|()| false);
         };
         self.current = match step {

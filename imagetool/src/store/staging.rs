@@ -22,11 +22,14 @@ use crate::digest::{Digest, Hashing};
 use crate::error::StoreError;
 use crate::layer::contents::Contents;
 
+/// The folder of staged objects.
+const OBJECTS: &str = "objects";
+
 /// A locked temporary directory.
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
-    repository: Repository,
+    contents: Contents,
     _lock: File,
     /// What must not be deleted while this work lasts, by their locks.
     pub(super) pins: Mutex<Vec<File>>,
@@ -77,8 +80,8 @@ impl Staging {
         let lock = File::open(&path).map_err(StoreError::io("open", &path))?;
         lock.lock().map_err(StoreError::io("lock", &path))?;
         Ok(Self {
+            contents: Contents::new(path.join(OBJECTS), Repository::at(root)),
             path,
-            repository: Repository::at(root),
             _lock: lock,
             pins: Mutex::default(),
             counter: AtomicU64::new(0),
@@ -121,7 +124,7 @@ impl Staging {
         Ok(path)
     }
 
-    /// Where contents are staged as objects.
+    /// Where contents are staged as objects: one place for all layers of this work.
     pub fn contents(&self) -> Result<Contents, StoreError> {
         let path = self.objects();
         match fs::create_dir(&path) {
@@ -130,12 +133,12 @@ impl Staging {
             }
             _ => {}
         }
-        Ok(Contents::new(path, self.repository.clone()))
+        Ok(self.contents.clone())
     }
 
     /// The folder of the staged objects.
     pub(super) fn objects(&self) -> PathBuf {
-        self.path.join("objects")
+        self.path.join(OBJECTS)
     }
 
     /// Something got its final name and no row will name it: the next command has to look for it, as it does after a
