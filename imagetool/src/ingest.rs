@@ -13,6 +13,7 @@
 mod chunks;
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
@@ -22,7 +23,7 @@ use self::chunks::{ChunkReader, Feed};
 use crate::archive::compression::{Compression, decompress, sniff};
 use crate::archive::member::{Members, TarError};
 use crate::digest::{Digest, Hashing};
-use crate::error::ImageError;
+use crate::error::{ImageError, StoreError};
 use crate::layer::recipe::RecipeWriter;
 use crate::layer::writer::LayerWriter;
 use crate::layer::{LayerError, members};
@@ -55,17 +56,42 @@ pub struct TakenBlob {
     pub staged: Option<StagedBlob>,
 }
 
-/// Gives what it reads to a writer as well.
-struct Tee<'a, R, W> {
+/// Gives what it reads to a blob as well.
+struct Tee<'a, R> {
     reader: R,
-    writer: &'a mut W,
+    writer: &'a mut BlobWriter,
 }
 
-impl<R: Read, W: Write> Read for Tee<'_, R, W> {
+/// What was read could not be kept: told apart from a failure to read, since it comes to light as one.
+#[derive(Debug, thiserror::Error)]
+#[error("write {}", path.display())]
+struct NotKept {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(buffer)?;
-        self.writer.write_all(&buffer[..count])?;
+        let kept = self.writer.write_all(&buffer[..count]);
+        kept.map_err(|source| {
+            let path = self.writer.path().to_owned();
+            io::Error::new(source.kind(), NotKept { path, source })
+        })?;
         Ok(count)
+    }
+}
+
+/// A failure to read `what`, or to keep what was read of it.
+fn read_error(what: &str) -> impl FnOnce(io::Error) -> ImageError {
+    let what = what.to_owned();
+    move |source| match source.downcast::<NotKept>() {
+        Ok(NotKept { path, source }) => StoreError::io("write", &path)(source).into(),
+        Err(source) => ImageError::Io {
+            action: "read",
+            what,
+            source,
+        },
     }
 }
 
@@ -212,11 +238,7 @@ fn read_members(mut writer: LayerWriter, stream: &mut Stream) -> Result<LayerWri
 /// The error with the name of what was read.
 fn named(what: &str, error: LayerError) -> ImageError {
     match error {
-        LayerError::Tar(TarError::Read(source)) | LayerError::Read(source) => ImageError::Io {
-            action: "read",
-            what: what.to_owned(),
-            source,
-        },
+        LayerError::Tar(TarError::Read(source)) | LayerError::Read(source) => read_error(what)(source),
         LayerError::Store(error) => error.into(),
         source => ImageError::Layer {
             what: what.to_owned(),
@@ -230,7 +252,7 @@ pub fn diff_id_of(what: &str, reader: impl Read + Send) -> Result<(Digest, u64),
     let (compression, reader) = sniff(reader).map_err(ImageError::io("read", what))?;
     let mut plain =
         Hashing::new(decompress(compression, reader).map_err(ImageError::io("decompress", what))?);
-    io::copy(&mut plain, &mut io::sink()).map_err(ImageError::io("decompress", what))?;
+    io::copy(&mut plain, &mut io::sink()).map_err(read_error(what))?;
     let (digest, size_bytes, _) = plain.finish();
     Ok((digest, size_bytes))
 }
@@ -261,7 +283,7 @@ pub fn keep_blob(
         writer: &mut blob,
     };
     let (diff_id, _) = diff_id_of(what, &mut tee)?;
-    io::copy(&mut tee, &mut io::sink()).map_err(ImageError::io("read", what))?;
+    io::copy(&mut tee, &mut io::sink()).map_err(read_error(what))?;
     let staged = blob.finish()?;
     let blob = TakenBlob {
         digest: staged.digest,

@@ -104,6 +104,8 @@ pub struct Members<R, L = io::Sink> {
     offset: u64,
     content: u64,
     padding: u64,
+    /// Bytes of extended headers since the last member.
+    described_bytes: u64,
     ended: bool,
     end_marker: bool,
 }
@@ -149,6 +151,7 @@ impl<R: Read, L: Write> Members<R, L> {
             offset: 0,
             content: 0,
             padding: 0,
+            described_bytes: 0,
             ended: false,
             end_marker: false,
         }
@@ -179,6 +182,7 @@ impl<R: Read, L: Write> Members<R, L> {
     pub fn next(&mut self) -> Result<Option<Member>, TarError> {
         let mut extensions = Extensions::default();
         let mut described = false;
+        self.described_bytes = 0;
         loop {
             self.skip_content()?;
             let Some(header) = self.header()? else {
@@ -325,8 +329,10 @@ impl<R: Read, L: Write> Members<R, L> {
 
     /// The content of an extension header.
     fn extension(&mut self, size: u64, at: u64) -> Result<Vec<u8>, TarError> {
-        if size > EXTENSION_LIMIT {
-            let problem = format!("an extended header of {size} bytes is larger than {EXTENSION_LIMIT}");
+        self.described_bytes = self.described_bytes.saturating_add(size);
+        if self.described_bytes > EXTENSION_LIMIT {
+            let problem =
+                format!("the extended headers of one member have more than {EXTENSION_LIMIT} bytes");
             return Err(TarError::Malformed { offset: at, problem });
         }
         self.set_content(size);
@@ -461,6 +467,9 @@ impl<R: Read, L: Write> Members<R, L> {
             if length > 0 {
                 segments.push((offset, length));
             }
+        }
+        if i64::try_from(member.size_bytes).is_err() {
+            return Err(wrong("is larger than a file can be"));
         }
         if end > member.size_bytes || stored != self.content {
             return Err(wrong("its map does not fit its size"));

@@ -232,3 +232,25 @@ fn contents_that_are_seeked_over_need_no_reading_and_a_cut_is_noticed() {
         );
     }
 }
+
+#[test]
+fn extended_headers_of_one_member_have_a_limit_together() {
+    let mut archive = Vec::new();
+    let record = |key: &str, value: &str| {
+        let length = (1..).find(|n: &usize| n.to_string().len() + key.len() + value.len() + 3 == *n);
+        format!("{} {key}={value}\n", length.unwrap())
+    };
+    for number in 0..40 {
+        let records = record(&format!("SCHILY.xattr.user.{number}"), &"x".repeat(30_000));
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::XHeader);
+        header.set_size(records.len() as u64);
+        header.set_cksum();
+        archive.extend_from_slice(header.as_bytes());
+        archive.extend_from_slice(records.as_bytes());
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    }
+    let mut members = Members::new(archive.as_slice());
+    let error = members.next().unwrap_err().to_string();
+    assert!(error.contains("extended headers of one member"), "{error}");
+}

@@ -34,6 +34,8 @@ const MEMORY_BYTES_MAX: u64 = 1 << 20;
 const BUFFER_BYTES: usize = 256 << 10;
 /// So much of a file is written before the kernel is asked to begin with bringing it to disk.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
+/// Holes count in a content's digest, byte by byte: more than this much zeros would take longer than anybody waits.
+const HOLES_BYTES_MAX: u64 = 1 << 40;
 /// Zeros for the hash of a hole.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -224,10 +226,10 @@ impl Contents {
         pieces: Pieces<'_>,
     ) -> Result<Taken, LayerError> {
         let (file, path) = self.create()?;
-        let mut sink = Sink::new(&file, &path);
+        let mut sink = Sink::new(&file, &path, size_bytes)?;
         let mut buffer = vec![0; BUFFER_BYTES];
         for (offset, length) in pieces {
-            sink.hole(*offset);
+            sink.hole(*offset)?;
             let mut left = *length;
             while left > 0 {
                 let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -283,17 +285,21 @@ struct Sink<'a> {
     hasher: Sha256,
     at: u64,
     written_back: u64,
+    holes_bytes: u64,
 }
 
 impl<'a> Sink<'a> {
-    fn new(file: &'a File, path: &'a Path) -> Self {
-        Self {
+    /// For a file that will have `size_bytes`. A length that the file system cannot have is refused before work is done.
+    fn new(file: &'a File, path: &'a Path, size_bytes: u64) -> Result<Self, StoreError> {
+        file.set_len(size_bytes).map_err(StoreError::io("write", path))?;
+        Ok(Self {
             file,
             path,
             hasher: Sha256::new(),
             at: 0,
             written_back: 0,
-        }
+            holes_bytes: 0,
+        })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
@@ -317,16 +323,22 @@ impl<'a> Sink<'a> {
     }
 
     /// Everything up to `to` is zero.
-    fn hole(&mut self, to: u64) {
-        hash_zeros(&mut self.hasher, to.saturating_sub(self.at));
+    fn hole(&mut self, to: u64) -> Result<(), StoreError> {
+        let length = to.saturating_sub(self.at);
+        self.holes_bytes = self.holes_bytes.saturating_add(length);
+        if self.holes_bytes > HOLES_BYTES_MAX {
+            let problem =
+                format!("has holes of more than {HOLES_BYTES_MAX} bytes, which nobody can hash in time");
+            let error = io::Error::new(io::ErrorKind::FileTooLarge, problem);
+            return Err(StoreError::io("take in a file as", self.path)(error));
+        }
+        hash_zeros(&mut self.hasher, length);
         self.at = self.at.max(to);
+        Ok(())
     }
 
     fn finish(mut self, size_bytes: u64) -> Result<ufs::index::Sha256, StoreError> {
-        self.hole(size_bytes);
-        self.file
-            .set_len(size_bytes)
-            .map_err(StoreError::io("write", self.path))?;
+        self.hole(size_bytes)?;
         Ok(self.hasher.finalize().into())
     }
 }
@@ -418,9 +430,9 @@ fn copy_file(
     object: &File,
     path: &Path,
 ) -> Result<ufs::index::Sha256, LayerError> {
-    let mut sink = Sink::new(object, path);
+    let mut sink = Sink::new(object, path, size_bytes)?;
     each_piece(file, size_bytes, |offset, bytes| -> Result<(), LayerError> {
-        sink.hole(offset);
+        sink.hole(offset)?;
         Ok(sink.write(bytes)?)
     })?;
     Ok(sink.finish(size_bytes)?)
@@ -529,5 +541,18 @@ mod tests {
         for size in [10, 100_000, 2 << 20] {
             assert!(contents.take(&mut &b"short"[..], size, None).is_err(), "{size}");
         }
+    }
+
+    #[test]
+    fn a_hole_that_nobody_can_hash_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let contents = contents(folder.path());
+        let mut data: &[u8] = b"x";
+        let size_bytes = i64::MAX.unsigned_abs();
+        let taken = contents.take(&mut data, size_bytes, Some(&[(0, 1)]));
+        assert!(
+            matches!(taken, Err(LayerError::Store(StoreError::Io { .. }))),
+            "{taken:?}"
+        );
     }
 }

@@ -330,7 +330,7 @@ impl Archive {
         }
         match ingest(staging, path, whole) {
             Ok(ingested) => Ok(Some(Held::Ingested(Box::new(ingested)))),
-            Err(ImageError::Store(error)) => Err(error.into()),
+            Err(error @ (ImageError::Store(_) | ImageError::Io { .. })) => Err(error),
             Err(error) => Ok(Some(Held::Refused(told(&error)))),
         }
     }

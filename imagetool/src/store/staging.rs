@@ -205,6 +205,11 @@ impl Drop for Staging {
 }
 
 impl BlobWriter {
+    /// The file that is written.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Ends the blob: it is on disk.
     pub fn finish(self) -> Result<StagedBlob, StoreError> {
         let (digest, size_bytes, mut out) = self.out.finish();
