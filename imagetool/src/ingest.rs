@@ -13,6 +13,7 @@
 mod chunks;
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -29,6 +30,9 @@ use crate::layer::writer::LayerWriter;
 use crate::layer::{LayerError, members};
 use crate::manifest::OCI_LAYER;
 use crate::store::{BlobWriter, StagedBlob, StagedLayer, Staging};
+
+/// What a pipe may hold that an archive comes through: the default limit for users without rights.
+const PIPE_BYTES: i32 = 1 << 20;
 
 /// A layer that was taken in.
 #[derive(Debug, Clone)]
@@ -93,6 +97,12 @@ fn read_error(what: &str) -> impl FnOnce(io::Error) -> ImageError {
             source,
         },
     }
+}
+
+/// Gives a pipe more room, so that whoever fills it and we wait for each other less often. Of anything else it has no
+/// effect, nor where the system's limit is lower.
+pub fn widen_pipe(pipe: &impl AsFd) {
+    let _ = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
 }
 
 /// Takes in a stream, plain or compressed. `what` names it in errors.

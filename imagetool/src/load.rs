@@ -26,7 +26,7 @@ use crate::archive::compression::{Compression, sniff};
 use crate::config::{LayerBlob, manifest_json};
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::ingest::{Ingested, TakenBlob, ingest, ingest_staged, keep_blob};
+use crate::ingest::{Ingested, TakenBlob, ingest, ingest_staged, keep_blob, widen_pipe};
 use crate::manifest::{OCI_LAYER, parse_config};
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -67,6 +67,7 @@ pub fn load_file(
 ) -> Result<Vec<Loaded>, ImageError> {
     let metadata = archive.metadata().map_err(ImageError::io("look at", what))?;
     if !metadata.is_file() {
+        widen_pipe(&archive);
         return load_archive(store, what, archive, progress);
     }
     let staging = store.stage("load")?;

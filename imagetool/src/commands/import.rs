@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Read};
 use anyhow::{Context as _, bail};
 use imagetool::changes::Change;
 use imagetool::import::{ImportOptions, import};
+use imagetool::ingest::widen_pipe;
 use imagetool::progress::Progress;
 use imagetool::reference::Reference;
 
@@ -48,7 +49,11 @@ impl Args {
             "-" if std::io::stdin().is_terminal() => {
                 bail!("standard input is a terminal: pipe an archive in")
             }
-            "-" => (Box::new(std::io::stdin()), None),
+            "-" => {
+                let input = std::io::stdin();
+                widen_pipe(&input);
+                (Box::new(input), None)
+            }
             url if url.starts_with("http://") || url.starts_with("https://") => {
                 bail!("importing from a URL is not supported yet: download {url} first and import the file")
             }
