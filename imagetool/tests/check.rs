@@ -338,13 +338,13 @@ fn damaged_documents_and_rows_are_put_right() {
             flip(&manifest, 10);
         }),
         ("image", &|| {
-            database("UPDATE images SET config = replace(config, 'linux', 'Linux')")
+            database("UPDATE images SET config = replace(config, 'linux', 'Linux')");
         }),
         ("size of layer", &|| {
-            database("UPDATE layers SET size_bytes = size_bytes + 1")
+            database("UPDATE layers SET size_bytes = size_bytes + 1");
         }),
         ("index.json", &|| {
-            fs::write(shale.root().join("index.json"), "{}").unwrap()
+            fs::write(shale.root().join("index.json"), "{}").unwrap();
         }),
     ];
     for (what, damage) in damages {

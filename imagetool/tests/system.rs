@@ -137,26 +137,24 @@ fn sizes_add_up() {
         );
     }
     let images = bytes(
-        &shale
+        shale
             .ok(["system", "df", "--format", "{{.Size}}"])
             .lines()
             .next()
-            .unwrap()
-            .to_owned(),
+            .unwrap(),
     );
     let sum = sizes("Images", "UniqueSize").iter().sum::<f64>() + sizes("Images", "SharedSize")[0];
     assert!((images - sum).abs() < images / 50.0, "{images} {sum}");
 
     let before = bytes(
-        &shale
+        shale
             .ok(["system", "df", "--format", "{{.Reclaimable}}"])
             .lines()
             .next()
             .unwrap()
             .split(' ')
             .next()
-            .unwrap()
-            .to_owned(),
+            .unwrap(),
     );
     let told = shale.ok(["image", "prune", "-a", "-f"]);
     let freed = bytes(

@@ -41,7 +41,7 @@ impl Args {
                 match outcome {
                     Outcome::Repaired(how) => output::line(format!("repaired: {}: {how}", finding.subject))?,
                     Outcome::Left(advice) => {
-                        output::line(format!("not repaired: {}: {advice}", finding.subject))?
+                        output::line(format!("not repaired: {}: {advice}", finding.subject))?;
                     }
                 }
             }

@@ -140,7 +140,7 @@ fn by_name(
     let found = match store.resolve_image(name) {
         Ok(image) => Found::Image(Box::new(image)),
         Err(StoreError::NoSuchImage(_) | StoreError::Reference(_)) => match store.containers().get(name) {
-            Ok(record) => Found::Container(record),
+            Ok(record) => Found::Container(Box::new(record)),
             Err(StoreError::NoSuchContainer(_)) if maybe_path => {
                 let source = source::path(Path::new(name))?;
                 return find(
@@ -185,7 +185,7 @@ fn by_name(
 
 enum Found {
     Image(Box<Image>),
-    Container(crate::store::ContainerRecord),
+    Container(Box<crate::store::ContainerRecord>),
 }
 
 fn of_image(store: &Store, wish: &Wish<'_>, image: &Image, scratch: &Path) -> Result<Shown, ShownError> {

@@ -69,7 +69,7 @@ pub fn info(store: &Store) -> Result<Value, StoreError> {
 fn file_system(path: &Path) -> String {
     match nix::sys::statfs::statfs(path) {
         Ok(found) => {
-            let magic = i64::from(found.filesystem_type().0);
+            let magic = found.filesystem_type().0;
             let known = FILE_SYSTEMS.iter().find(|(number, _)| *number == magic);
             known.map_or_else(|| format!("{magic:#x}"), |(_, name)| (*name).to_owned())
         }

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum IndexError {
     /// The file cannot be opened or mapped.
-    #[error("cannot open index {}: {source}", path.display())]
+    #[error("cannot open index {}: {cause}", path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The file is no index.
     #[error("{} is no index", path.display())]

@@ -39,9 +39,9 @@ type Result<T> = std::result::Result<T, IndexError>;
 impl Data {
     /// Maps a file and verifies its header and its table of sums.
     pub(super) fn open(path: &Path) -> Result<(Self, Header)> {
-        let failed = |source| IndexError::Open {
+        let failed = |cause| IndexError::Open {
             path: path.to_path_buf(),
-            source,
+            cause,
         };
         let file = std::fs::File::open(path).map_err(failed)?;
         if !file.metadata().map_err(failed)?.is_file() {
