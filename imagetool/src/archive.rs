@@ -1,6 +1,7 @@
 //! Reading and writing archives: tar members, compression, and the layouts that engines exchange.
 
 pub mod compression;
+pub(crate) mod directory;
 pub mod member;
 mod number;
 pub mod pax;

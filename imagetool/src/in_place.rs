@@ -228,7 +228,7 @@ fn prepare(
 /// Where a layer lies.
 fn slice(path: &Path, layer: &LayerSummary, archive: Option<Sha256>) -> Result<Slice, InPlaceError> {
     let base = match (&layer.file, layer.in_stream, archive) {
-        (Some(file), ..) => Base::File(path.join(file)),
+        (Some(file), ..) => Base::File(file.path.clone()),
         (None, true, Some(archive)) => Base::Stream(archive),
         _ => Base::File(path.to_owned()),
     };

@@ -78,7 +78,7 @@ pub fn load_file(
 /// Loads every image of an OCI layout directory.
 pub fn load_directory(store: &Store, path: &Path, progress: &Progress) -> Result<Vec<Loaded>, ImageError> {
     let staging = store.stage("load")?;
-    let contents = Contents::from_directory(path);
+    let contents = Contents::from_directory(path)?;
     load(store, &staging, &contents, progress)
 }
 

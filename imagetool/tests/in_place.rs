@@ -252,6 +252,43 @@ fn every_form_of_a_bare_tar_shows_what_importing_it_shows() {
 }
 
 #[test]
+fn a_layout_directory_shows_no_file_outside_itself() {
+    let Some(shale) = shale() else { return };
+    let secret = tar(&[file("secret", "s")]);
+    fs::write(shale.path("secret.tar"), &secret).unwrap();
+    let layers = [secret];
+    let outside = |name: &str, layer: &str| {
+        let mut files = docker(&layers, name);
+        files.retain(|(path, _)| !path.ends_with("layer.tar") && path != "manifest.json");
+        let manifest = json!([{ "Config": format!("{name}.json"), "RepoTags": null, "Layers": [layer] }]);
+        files.push(("manifest.json".to_owned(), manifest.to_string().into_bytes()));
+        unpack(&files, &shale.path(name));
+        text(&shale.path(name))
+    };
+    let above = outside("above", "../secret.tar");
+    let linked = outside("linked", "layer.tar");
+    std::os::unix::fs::symlink(shale.path("secret.tar"), shale.path("linked/layer.tar")).unwrap();
+    let whole = outside("whole", shale.path("secret.tar").to_str().unwrap());
+    for (directory, reason) in [
+        (above, "leads outside"),
+        (linked, "leads outside"),
+        (whole, "not there"),
+    ] {
+        let mounted = Mounted::place(&shale);
+        let output = shale.run(["mount", &directory, &text(&mounted.at)]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains(reason),
+            "{directory}: {said}"
+        );
+        assert!(mounted.names().is_empty());
+        let output = shale.run(["load", "-q", "-i", &directory]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{directory}: {said}");
+    }
+}
+
+#[test]
 fn what_was_indexed_is_used_again_until_the_file_changes() {
     let Some(shale) = shale() else { return };
     let path = shale.path("a.tar.gz");

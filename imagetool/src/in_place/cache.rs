@@ -5,6 +5,7 @@
 //!                   stream    how to find a place in a compressed file or layer
 //!                   index     names and attributes of a layer or of the layers of an image, merged
 //!                   digest    the diff id of a layer; empty when nobody knows it
+//!              .stream-PID-N  a stream that is being made; rubbish once its writer was killed
 //! ```
 //!
 //! Everything here can be made again from the archive, so that nothing is synced: what a crash tore is noticed by its
@@ -164,15 +165,24 @@ fn make_folder(path: &Path) -> Result<(), InPlaceError> {
     }
 }
 
-/// Deletes what nobody holds, the longest unused first, until at most `keep_bytes` of it are left.
+/// Deletes streams that were never finished, and what nobody holds, the longest unused first, until at most `keep_bytes`
+/// of it are left. What cannot be deleted is passed over with a warning.
 pub fn prune(root: &Path, keep_bytes: u64) -> Result<Pruned, InPlaceError> {
     let archives = root.join("archives");
+    if let Err(error) = ufs::stream::sweep(&Repository::at(root)) {
+        tracing::warn!("delete unfinished streams in {}: {error}", archives.display());
+    }
     let entries = match fs::read_dir(&archives) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Pruned::default()),
         entries => entries.map_err(InPlaceError::io("read", &archives))?,
     };
     let mut unused = Vec::new();
-    for path in entries.flatten().map(|entry| entry.path()) {
+    for entry in entries.flatten() {
+        // a file is a stream that somebody makes at the moment
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
         // what is held, and what another command deletes meanwhile, is passed over
         let Ok(folder) = File::open(&path) else { continue };
         if folder.try_lock().is_err() {
@@ -189,7 +199,10 @@ pub fn prune(root: &Path, keep_bytes: u64) -> Result<Pruned, InPlaceError> {
         if left <= keep_bytes {
             break;
         }
-        fs::remove_dir_all(&path).map_err(InPlaceError::io("delete", &path))?;
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!("delete {}: {error}", path.display());
+            continue;
+        }
         drop(folder);
         left -= bytes;
         pruned.count += 1;
@@ -299,6 +312,29 @@ mod tests {
         drop(pins);
         prune(root.path(), 0).unwrap();
         assert!(!there(1));
+    }
+
+    #[test]
+    fn streams_that_were_never_finished_are_deleted_and_hinder_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path()).unwrap();
+        write(&cache, 1, 8192);
+        drop(cache);
+        let draft = |name: &str| root.path().join("archives").join(format!(".stream-{name}"));
+        for name in ["1-old", "2-held", "3-young"] {
+            fs::write(draft(name), "part").unwrap();
+        }
+        for name in ["1-old", "2-held"] {
+            let hour_ago = SystemTime::now() - std::time::Duration::from_secs(3600);
+            let file = File::options().write(true).open(draft(name)).unwrap();
+            file.set_times(FileTimes::new().set_modified(hour_ago)).unwrap();
+        }
+        let held = File::open(draft("2-held")).unwrap();
+        held.lock().unwrap();
+        assert_eq!(prune(root.path(), 0).unwrap().count, 1);
+        let left = ["1-old", "2-held", "3-young"].map(|name| draft(name).exists());
+        assert_eq!(left, [false, true, true]);
+        assert!(!Repository::at(root.path()).archive(&[1; 32]).exists());
     }
 
     #[test]

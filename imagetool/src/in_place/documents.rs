@@ -1,20 +1,15 @@
 //! The documents of an archive, read where they lie.
 
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use ufs::stream::ReadAt;
 
-use super::open_regular;
 use super::outer::Outer;
+use crate::archive::directory::Directory;
 use crate::error::ImageError;
-use crate::layer::path::clean;
 use crate::load::describe::Documents;
 use crate::manifest::DOCUMENT_LIMIT;
-
-/// Files of a directory.
-pub(super) struct InDirectory(pub(super) PathBuf);
 
 /// Members of a tar.
 pub(super) struct InArchive<'a> {
@@ -28,16 +23,11 @@ fn too_large(path: &str) -> ImageError {
     ImageError::Invalid(format!("{path} is larger than {DOCUMENT_LIMIT} bytes"))
 }
 
-impl Documents for InDirectory {
+impl Documents for Directory {
     fn document(&self, path: &str) -> Result<Option<Vec<u8>>, ImageError> {
-        let Some(clean) = clean(path.as_bytes()).and_then(|path| String::from_utf8(path).ok()) else {
-            return Err(ImageError::Invalid(format!("{path:?} leads outside the layout")));
-        };
-        let full = self.0.join(clean);
-        if !full.exists() {
+        let Some(file) = self.file(path)? else {
             return Ok(None);
-        }
-        let file = open_regular(&full).map_err(|error| ImageError::Invalid(error.to_string()))?;
+        };
         let mut bytes = Vec::new();
         file.take(DOCUMENT_LIMIT + 1)
             .read_to_end(&mut bytes)

@@ -50,6 +50,7 @@ pub(super) fn index(
         indexer.finish(key)?;
         tree
     };
+    check_file(cache, key, expected)?;
     write(cache, key, tree, expected)
 }
 
@@ -66,6 +67,22 @@ pub(super) fn write(
         io::Write::write_all(out, digest.unwrap_or_default().as_bytes())
     })?;
     cache.write_index(key, |out| finished.write(key, out))
+}
+
+/// That the file of a layout directory that was read is the one that was found inside it.
+fn check_file(cache: &Cache, key: &Sha256, expected: &LayerSummary) -> Result<(), InPlaceError> {
+    let Some(file) = &expected.file else {
+        return Ok(());
+    };
+    let read = stream::describe(cache.repository(), key)?.identity;
+    if read == Some(file.identity) {
+        return Ok(());
+    }
+    cache.delete(key);
+    Err(InPlaceError::Invalid(format!(
+        "{} changed while it was read",
+        file.path.display()
+    )))
 }
 
 fn failed(layer: &LayerSummary, source: LayerError) -> InPlaceError {

@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use ufs::index::Sha256;
-use ufs::stream::{self, Base, Compression, Indexer, Options, ReadAt, Slice};
+use ufs::stream::{self, Base, Compression, Identity, Indexer, Options, ReadAt, Slice};
 
 use super::cache::{self, Cache};
-use super::documents::{InArchive, InDirectory};
+use super::documents::InArchive;
 use super::outer::{Nested, Outer, scan_plain, scan_stream};
 use super::{InPlaceError, layer, open_regular};
+use crate::archive::directory::Directory;
 use crate::archive::member::TarError;
 use crate::digest::Digest;
 use crate::error::ImageError;
@@ -48,8 +49,9 @@ pub(super) struct ImageSummary {
 /// One layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LayerSummary {
-    /// The file of a layout directory that it is; else it lies in the archive file.
-    pub(super) file: Option<String>,
+    /// The file of a layout directory that it is, never kept; else it lies in the archive file.
+    #[serde(skip)]
+    pub(super) file: Option<LayoutFile>,
     /// Where it begins.
     pub(super) at: u64,
     /// Its length in bytes, as it lies there.
@@ -62,6 +64,17 @@ pub(super) struct LayerSummary {
     /// What the manifest says of it as it lies there.
     #[serde(with = "digest_text")]
     pub(super) blob: Option<Digest>,
+}
+
+/// A file of a layout directory, as it was when it was found to lie inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LayoutFile {
+    /// By which it is opened. That may lead elsewhere by now, so that what was opened is compared with `identity`.
+    pub(super) path: PathBuf,
+    /// Which file it was.
+    pub(super) identity: Identity,
+    /// The key of that file.
+    key: Sha256,
 }
 
 /// Digests as text.
@@ -92,9 +105,10 @@ impl std::fmt::Display for LayerSummary {
 impl LayerSummary {
     /// Under which key it is kept, when this slice is where it lies.
     pub(super) fn key(&self, slice: &Slice) -> Result<Sha256, InPlaceError> {
-        let base = match &slice.base {
-            Base::Stream(key) => *key,
-            Base::File(path) => {
+        let base = match (&self.file, &slice.base) {
+            (Some(file), _) => file.key,
+            (None, Base::Stream(key)) => *key,
+            (None, Base::File(path)) => {
                 let metadata = path.metadata().map_err(InPlaceError::io("look at", path))?;
                 cache::file_key(path, &metadata)
             }
@@ -207,12 +221,19 @@ impl Summary {
 
 /// The images of a layout directory. Nothing is kept: its documents are read anew each time.
 pub(super) fn of_directory(path: &Path) -> Result<Summary, InPlaceError> {
-    let documents = InDirectory(path.to_owned());
+    let documents = Directory::open(path).map_err(|error| wrong_document(path, error))?;
     images(path, &documents, |source| {
-        let file = path.join(&source.path);
-        let metadata = file.metadata().map_err(InPlaceError::io("look at", &file))?;
+        let wrong = |error| wrong_document(path, error);
+        let named = documents.path(&source.path).map_err(wrong)?;
+        let file = documents.file(&source.path).map_err(wrong)?;
+        let file = file.ok_or_else(|| InPlaceError::Invalid(format!("{} is not there", named.display())))?;
+        let metadata = file.metadata().map_err(InPlaceError::io("look at", &named))?;
         Ok(LayerSummary {
-            file: Some(source.path.clone()),
+            file: Some(LayoutFile {
+                key: cache::file_key(&named, &metadata),
+                identity: Identity::of(&metadata),
+                path: named,
+            }),
             at: 0,
             length: metadata.len(),
             in_stream: false,

@@ -3,18 +3,19 @@
 //! ```text
 //! plain archive file ──► documents read, everything else remembered by its place
 //! stream ──────────────► documents read, layers taken in, everything else staged
-//! directory ───────────► opened by path
+//! directory ───────────► opened by path, nothing outside it
 //! ```
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::describe::Documents;
 use crate::archive::compression::{Compression, decompress, sniff};
+use crate::archive::directory::Directory;
 use crate::archive::member::{Kind, Member, Members, TarError, starts_tar};
 use crate::error::ImageError;
 use crate::ingest::{Ingested, ingest};
@@ -37,7 +38,7 @@ pub(super) enum Contents {
     /// Read from a tar stream, or lying in an archive file.
     Archive(Archive),
     /// Lying in a directory.
-    Directory(PathBuf),
+    Directory(Directory),
 }
 
 /// What an archive held.
@@ -179,8 +180,8 @@ impl Contents {
     }
 
     /// Uses a layout directory.
-    pub(super) fn from_directory(path: &Path) -> Self {
-        Self::Directory(path.to_owned())
+    pub(super) fn from_directory(path: &Path) -> Result<Self, ImageError> {
+        Ok(Self::Directory(Directory::open(path)?))
     }
 
     /// A file that serves as a layer.
@@ -207,8 +208,8 @@ impl Contents {
                     }
                 })
             }
-            Self::Directory(root) => {
-                let file = open_regular(&root.join(path))?.ok_or_else(missing)?;
+            Self::Directory(directory) => {
+                let file = directory.file(path)?.ok_or_else(missing)?;
                 Ok(Found::Lying(Box::new(file)))
             }
         }
@@ -226,8 +227,8 @@ impl Documents for Contents {
                 }
                 Ok(archive.documents.get(&path).cloned())
             }
-            Self::Directory(root) => {
-                let Some(file) = open_regular(&root.join(path))? else {
+            Self::Directory(directory) => {
+                let Some(file) = directory.file(path)? else {
                     return Ok(None);
                 };
                 let mut bytes = Vec::new();
@@ -358,28 +359,6 @@ impl Archive {
             }
         }
         path
-    }
-}
-
-/// Opens a regular file; never hangs on a pipe. `None` when it is not there.
-fn open_regular(path: &Path) -> Result<Option<File>, ImageError> {
-    let shown = path.display().to_string();
-    match File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-    {
-        Ok(file) => {
-            let metadata = file
-                .metadata()
-                .map_err(ImageError::io("look at", shown.clone()))?;
-            if !metadata.is_file() {
-                return Err(ImageError::Invalid(format!("{shown} is no regular file")));
-            }
-            Ok(Some(file))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(ImageError::io("open", shown)(error)),
     }
 }
 
