@@ -37,6 +37,7 @@ mod runtime;
 mod supervise;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -187,6 +188,15 @@ pub fn lowers(store: &Store, record: &ContainerRecord) -> Result<Vec<Lower>, Sto
         (None, None) => {}
     }
     Ok(lowers)
+}
+
+/// Keeps the layers of a container's image from being deleted, even with the container, for as long as one of the
+/// descriptors is open, here or in a process that inherits it.
+pub fn pin_layers(store: &Store, record: &ContainerRecord) -> Result<Vec<File>, StoreError> {
+    match (&record.rootfs, &record.image_id) {
+        (None, Some(image_id)) => store.pin_layers_for(&store.resolve_image(&image_id.to_string())?),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The directory that holds what a container changed.

@@ -18,6 +18,8 @@ pub fn export(
     out: impl Write,
     progress: &Progress,
 ) -> Result<(), ImageError> {
+    // what is written is whole, also when the container and its image are removed meanwhile
+    let _pins = container::pin_layers(store, record)?;
     let upper = container::upper(store, record);
     let layers: Vec<Lower> = std::iter::once(upper.into())
         .chain(container::lowers(store, record)?)

@@ -7,6 +7,7 @@
 //! Manifests, configurations and layers are the bytes that came in, so a loaded image has the same id and digests. A
 //! layer that is no file is put together from its parts and verified while it is written. Where compressed layers were
 //! dropped from the store, plain ones and a manifest that lists them take their place.
+//! What is to be written is held from before the first byte, so that a removal of the image meanwhile cuts nothing off.
 //! Members are sorted and carry no time of their own: the same images give the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +23,10 @@ use crate::error::{ImageError, StoreError};
 use crate::manifest::{Descriptor, Index, OCI_INDEX, OCI_LAYER, OCI_MANIFEST};
 use crate::progress::Progress;
 use crate::reference::Reference;
-use crate::store::{ImageDetails, OCI_LAYOUT, Store, name_annotations};
+use crate::store::{Blob, ImageDetails, OCI_LAYOUT, Store, name_annotations};
+
+/// So many blobs are held open: fewer than the files that a process may have.
+const OPEN_MAX: usize = 512;
 
 /// An image to be saved and the names that go with it.
 struct Selected {
@@ -60,6 +64,11 @@ pub fn save(
                 base.display()
             )));
         }
+    }
+    let staging = store.stage("save")?;
+    for (diff_id, _) in selected.values().flat_map(|image| &image.details.layers) {
+        // without it the layer's blob may still be there: whether anything is missing is seen below
+        store.pin_layer(&staging, diff_id)?;
     }
     write(store, selected.values(), out, progress)
 }
@@ -206,9 +215,18 @@ fn write_blobs(
     progress: &Progress,
 ) -> Result<(), ImageError> {
     let mut total_bytes = 0;
+    let mut open: BTreeMap<Digest, Blob> = BTreeMap::new();
     for (digest, source) in blobs {
         total_bytes += match source {
-            Source::Stored => store.blob_size(digest)?,
+            Source::Stored => {
+                let blob = store.open_blob(digest)?;
+                let size_bytes = blob.size_bytes();
+                // a layer's parts are pinned, a file is there as long as it is open
+                if !blob.is_verified() && open.len() < OPEN_MAX {
+                    open.insert(*digest, blob);
+                }
+                size_bytes
+            }
             Source::Made(bytes) => bytes.len() as u64,
         };
     }
@@ -221,7 +239,7 @@ fn write_blobs(
                 .member(&file_entry(&name, bytes.len() as u64), &mut bytes.as_slice())
                 .map_err(failed)?,
             Source::Stored => {
-                let blob = store.open_blob(digest)?;
+                let blob = open.remove(digest).map_or_else(|| store.open_blob(digest), Ok)?;
                 let entry = file_entry(&name, blob.size_bytes());
                 if blob.is_verified() {
                     write_blob(writer, &entry, &mut bar.wrap(blob)).map_err(failed)?;

@@ -436,3 +436,77 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
         }
     }
 }
+
+/// Bytes that no compression makes smaller.
+fn noise(count: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0] % 64 + b' '
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+#[test]
+fn what_is_saved_is_whole_though_the_image_is_removed_meanwhile() {
+    use std::io::{Read as _, Write as _};
+    let gzip = |bytes: &[u8]| {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        out.write_all(bytes).unwrap();
+        out.finish().unwrap()
+    };
+    let shale = Shale::new();
+    let mut layers = Vec::new();
+    for number in 1..=4 {
+        let text = String::from_utf8(noise(700_000, number)).unwrap();
+        layers.push(tar(&[file(format!("file{number}"), &text)]));
+    }
+    let diff_ids: Vec<String> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {}, "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    let mut entries = vec![file("c.json", &config.to_string())];
+    for (number, layer) in layers.iter().enumerate() {
+        // some are files of the store, some are put together from their parts
+        let bytes = if number % 2 == 0 {
+            gzip(layer)
+        } else {
+            layer.clone()
+        };
+        let (mut member, _) = file(format!("{number}/layer.tar"), "");
+        member.size_bytes = bytes.len() as u64;
+        entries.push((member, bytes));
+    }
+    let paths: Vec<String> = (0..layers.len()).map(|n| format!("{n}/layer.tar")).collect();
+    let manifest = json!([{ "Config": "c.json", "RepoTags": ["noise:1"], "Layers": paths }]);
+    entries.push(file("manifest.json", &manifest.to_string()));
+    let loaded = shale.feed(["load", "-q"], &tar(&entries));
+    assert!(
+        loaded.status.success(),
+        "{}",
+        String::from_utf8_lossy(&loaded.stderr)
+    );
+    let expected = shale.run(["save", "noise:1"]).stdout;
+
+    let mut command = shale.command(["save", "noise:1"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    // it has begun, and waits for the pipe, which holds less than a layer, to be read
+    let mut saved = vec![0; 1];
+    out.read_exact(&mut saved).unwrap();
+    shale.ok(["rmi", "noise:1"]);
+    out.read_to_end(&mut saved).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(saved == expected, "{} bytes, not {}", saved.len(), expected.len());
+}

@@ -585,3 +585,60 @@ fn names_that_could_be_two_things_are_told() {
         "{errors}"
     );
 }
+
+/// A Docker archive of two layers, loaded as `sample:1`.
+fn load_sample(shale: &Shale) {
+    let path = shale.path("sample.tar");
+    fs::write(&path, archive(&docker(&layers(), "sample"))).unwrap();
+    shale.ok(["load", "-q", "-i", &text(&path)]);
+}
+
+#[test]
+fn a_mount_needs_no_merged_index_when_its_image_is_removed_at_the_worst_moment() {
+    let Some(shale) = shale() else { return };
+    load_sample(&shale);
+    let expected = tree(&Mounted::new(&shale, &["sample:1"]).at);
+    // what `shale rmi` does to the chain, just before the server opens it
+    let server = Path::new(env!("CARGO_BIN_EXE_shale")).with_file_name("shale-ufs");
+    let chains = shale.root().join("chains");
+    assert_ne!(fs::read_dir(&chains).unwrap().count(), 0);
+    let script = shale.path("server");
+    let steps = format!(
+        "#!/bin/sh\nrm -rf {}/*\nexec {} \"$@\"\n",
+        chains.display(),
+        server.display()
+    );
+    fs::write(&script, steps).unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mounted = Mounted::place(&shale);
+    let mut command = shale.command(["mount", "sample:1", &text(&mounted.at)]);
+    let output = command.env("SHALE_UFS", &script).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(fs::read_dir(&chains).unwrap().count(), 0);
+    assert_eq!(tree(&mounted.at), expected);
+}
+
+#[test]
+fn an_archive_that_is_mounted_is_not_forgotten_by_a_repair() {
+    let Some(shale) = shale() else { return };
+    let path = shale.path("a.tar.gz");
+    fs::write(&path, gzip(&tar(&bottom()))).unwrap();
+    let mounted = Mounted::new(&shale, &[&text(&path)]);
+    let expected = tree(&mounted.at);
+    let store = imagetool::store::Store::open(&shale.root()).unwrap();
+    let folders = fs::read_dir(shale.root().join("archives")).unwrap();
+    let names: Vec<String> = folders
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert!(!names.is_empty());
+    assert!(names.iter().all(|name| !store.forget_archive(name).unwrap()));
+    assert_eq!(tree(&mounted.at), expected);
+    drop(mounted);
+    // the server lets go when it has ended
+    while !names.iter().all(|name| store.forget_archive(name).unwrap()) {}
+    assert_eq!(fs::read_dir(shale.root().join("archives")).unwrap().count(), 0);
+}

@@ -55,6 +55,7 @@ impl Args {
             }
             found => found?,
         };
+        let _pins = container::pin_layers(store, &record)?;
         let upper = container::upper(store, &record);
         let lowers = container::lowers(store, &record)?;
         let failed = || format!("read the changes of container {}", record.name);

@@ -6,9 +6,9 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use imagetool::container;
 use imagetool::in_place::cache;
-use imagetool::mounts::shown::{self, Part, Wish};
+use imagetool::mounts::shown::{self, Part, Shown, Wish};
 use imagetool::mounts::source::{self, Source};
-use imagetool::mounts::{MountRecord, Pins, Records, Server, Union};
+use imagetool::mounts::{MountError, MountRecord, Pins, Records, Server, Union};
 use imagetool::namespace::is_initial_user_namespace;
 use imagetool::store::{ContainerId, Store};
 use ufs::Lower;
@@ -136,11 +136,10 @@ impl Args {
             image: self.image.as_deref(),
             part,
         };
-        let shown = shown::find(store, &wish, &plan.scratch)?;
-        let union = self.union(&shown.lowers, &plan.scratch)?;
-        pins.extend(shown.pins);
-        let log = plan.scratch.join("ufs.log");
-        let server = Server::start_holding(&union, &plan.target, &log, &pins)?;
+        let mut shown = shown::find(store, &wish, &plan.scratch)?;
+        let mut union = self.union(&shown.lowers, &plan.scratch)?;
+        pins.extend(std::mem::take(&mut shown.pins));
+        let server = start(&mut union, &shown, plan, &pins)?;
         let Some(identity) = server.identity() else {
             server.finish()?;
             bail!("the mount program ended at once");
@@ -211,6 +210,21 @@ impl Args {
         let living = records.living()?;
         output::print(&format.render(&COLUMNS, living.iter().map(MountRecord::to_json))?)?;
         Ok(0)
+    }
+}
+
+/// Starts the server. When a merged index was deleted before it was opened, since its image was removed, the layers take
+/// its place, which are pinned.
+fn start(union: &mut Union, shown: &Shown, plan: &Plan, pins: &Pins) -> Result<Server, MountError> {
+    let log = plan.scratch.join("ufs.log");
+    let started = Server::start_holding(union, &plan.target, &log, pins);
+    let is_gone = |lower: &Lower| matches!(lower, Lower::Index { path, .. } if !path.exists());
+    match started {
+        Err(MountError::Refused { .. }) if !shown.apart.is_empty() && union.lowers.iter().any(is_gone) => {
+            union.lowers.clone_from(&shown.apart);
+            Server::start_holding(union, &plan.target, &log, pins)
+        }
+        started => started,
     }
 }
 

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{MountError, Pins};
 use crate::container::ProcessIdentity;
 
+/// Each attempt fails only when another command looks for leftovers at that very moment.
+const SCRATCH_ATTEMPTS_MAX: usize = 100;
+
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountRecord {
@@ -80,9 +83,16 @@ impl Records {
     /// Makes the scratch directory of a mount. It is deleted when it has no record and nobody holds the pin.
     pub fn scratch(&self, id: &str, pins: &mut Pins) -> Result<PathBuf, MountError> {
         let path = self.folder.join(id);
+        for _ in 1..SCRATCH_ATTEMPTS_MAX {
+            fs::create_dir(&path).map_err(MountError::io("create", &path))?;
+            match pins.add(&path) {
+                // another command swept it before it was locked
+                Err(MountError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                added => return added.map(|()| path),
+            }
+        }
         fs::create_dir(&path).map_err(MountError::io("create", &path))?;
-        pins.add(&path)?;
-        Ok(path)
+        pins.add(&path).map(|()| path)
     }
 
     /// Deletes the scratch directories of mounts that were never finished.
@@ -228,6 +238,32 @@ mod tests {
             // another test that forks at the wrong moment holds it for an instant
             records.living().unwrap();
         }
+    }
+
+    #[test]
+    fn a_scratch_that_is_swept_before_it_is_locked_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let made = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    records.sweep(&[]);
+                }
+            });
+            let made: Vec<_> = (0..3000)
+                .map(|number| records.scratch(&number.to_string(), &mut Pins::none()))
+                .collect();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            made
+        });
+        let failed: Vec<_> = made.into_iter().filter_map(Result::err).collect();
+        assert!(
+            failed.is_empty(),
+            "{} failed, the first: {:?}",
+            failed.len(),
+            failed.first()
+        );
     }
 
     #[test]

@@ -41,6 +41,9 @@ pub struct Wish<'a> {
 pub struct Shown {
     /// Top first.
     pub lowers: Vec<Lower>,
+    /// The same with each layer by itself, when `lowers` holds merged indexes: nothing keeps these from being deleted
+    /// with the image before they are opened, while the layers are pinned.
+    pub apart: Vec<Lower>,
     /// What keeps them there.
     pub pins: Pins,
     /// The image of the store.
@@ -102,6 +105,7 @@ fn lowers(store: &Store, wish: &Wish<'_>, scratch: &Path) -> Result<Shown, Shown
             no_image(wish)?;
             Ok(Shown {
                 lowers: paths.iter().cloned().map(Lower::Directory).collect(),
+                apart: Vec::new(),
                 pins: Pins::none(),
                 image: None,
                 is_archive: false,
@@ -171,11 +175,13 @@ fn by_name(
         Found::Image(image) => of_image(store, wish, &image, scratch),
         Found::Container(record) => {
             no_parts(wish, &format!("{name} is a container"))?;
+            let pins = Pins::locked(container::pin_layers(store, &record)?);
             let mut lowers = vec![container::upper(store, &record).into()];
             lowers.extend(container::lowers(store, &record)?);
             Ok(Shown {
                 lowers,
-                pins: Pins::none(),
+                apart: Vec::new(),
+                pins,
                 image: None,
                 is_archive: false,
             })
@@ -190,12 +196,14 @@ enum Found {
 
 fn of_image(store: &Store, wish: &Wish<'_>, image: &Image, scratch: &Path) -> Result<Shown, ShownError> {
     let pins = Pins::locked(store.pin_layers_for(image)?);
-    let lowers = match wish.part {
-        Part::Whole => store.layer_lowers(image)?,
-        part => some(store.root(), &Layers::of_image(store, image)?, part, scratch)?,
+    let layers = Layers::of_image(store, image)?;
+    let (lowers, apart) = match wish.part {
+        Part::Whole => (store.layer_lowers(image)?, apart(store.root(), &layers)),
+        part => (some(store.root(), &layers, part, scratch)?, Vec::new()),
     };
     Ok(Shown {
         lowers,
+        apart,
         pins,
         image: Some(image.id),
         is_archive: false,
@@ -212,10 +220,19 @@ fn archive(store: &Store, wish: &Wish<'_>, path: &Path, scratch: &Path) -> Resul
     };
     Ok(Shown {
         lowers,
+        apart: Vec::new(),
         pins: Pins::locked(cache.into_pins()),
         image: None,
         is_archive: true,
     })
+}
+
+/// Each layer by itself, top first.
+fn apart(root: &Path, layers: &Layers) -> Vec<Lower> {
+    let own = layers.layers.iter().rev();
+    let own = own.map(|layer| index(root, layer.index.clone()));
+    own.chain(layers.base_rootfs.clone().map(Lower::Directory))
+        .collect()
 }
 
 /// One layer, or all side by side.

@@ -62,15 +62,23 @@ impl Store {
         remove(&self.root().join("chains").join(name))
     }
 
-    /// Deletes the index of an archive that was mounted in place.
-    pub fn forget_archive(&self, name: &str) -> Result<(), StoreError> {
+    /// Deletes the index of an archive that was mounted in place; not, and the answer is `false`, while it is in use: a
+    /// mount's server opens some of its files late.
+    pub fn forget_archive(&self, name: &str) -> Result<bool, StoreError> {
         let _guard = staging::lock_exclusive(self.root())?;
         let path = self.root().join("archives").join(name);
+        let folder = match fs::File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            opened => opened.map_err(StoreError::io("open", &path))?,
+        };
+        if folder.try_lock().is_err() {
+            return Ok(false);
+        }
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::io("delete", &path)(error))
             }
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 

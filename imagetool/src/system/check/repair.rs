@@ -90,10 +90,12 @@ impl Repairer<'_> {
                 self.store.forget_chain(name)?;
                 Ok(repaired("forgotten; it is made anew when it is needed"))
             }
-            Subject::Archive(name) => {
-                self.store.forget_archive(name)?;
-                Ok(repaired("forgotten; it is made anew when it is needed"))
-            }
+            Subject::Archive(name) => Ok(match self.store.forget_archive(name)? {
+                true => repaired("forgotten; it is made anew when it is needed"),
+                false => Outcome::Left(
+                    "it is mounted: unmount it (`shale mount` lists it), check again".to_owned(),
+                ),
+            }),
             Subject::Container(id) => Ok(Outcome::Left(if self.listing.containers.contains(id) {
                 format!("remove it: shale rm {}", id.get(..12).unwrap_or(id))
             } else {
