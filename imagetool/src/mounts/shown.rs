@@ -42,7 +42,7 @@ pub struct Shown {
     /// Top first.
     pub lowers: Vec<Lower>,
     /// The same with each layer by itself, when `lowers` holds merged indexes: nothing keeps these from being deleted
-    /// with the image before they are opened, while the layers are pinned.
+    /// with the image before they are opened, while the layers are pinned. Link counts include names that are hidden.
     pub apart: Vec<Lower>,
     /// What keeps them there.
     pub pins: Pins,
