@@ -25,7 +25,7 @@ use self::describe::{Described, LayerSource, describe};
 use crate::archive::compression::{Compression, sniff};
 use crate::config::{LayerBlob, manifest_json};
 use crate::digest::Digest;
-use crate::error::ImageError;
+use crate::error::{ImageError, StoreError};
 use crate::ingest::{Ingested, TakenBlob, ingest, ingest_staged, keep_blob, widen_pipe};
 use crate::manifest::{OCI_LAYER, parse_config};
 use crate::progress::Progress;
@@ -105,8 +105,11 @@ fn load_one(
     let id = Digest::of(&described.config);
     let names = described.names.clone();
     if store.has_image(&id)? && store.has_sound_layers(&id)? {
-        let renamed = store.add_names(&id, &names)?;
-        return Ok(Loaded { id, names, renamed });
+        match store.add_names(&id, &names) {
+            Ok(renamed) => return Ok(Loaded { id, names, renamed }),
+            Err(StoreError::NoSuchImage(_)) => {} // removed meanwhile
+            Err(error) => return Err(error.into()),
+        }
     }
     let config_json = String::from_utf8(described.config.clone())
         .map_err(|_| ImageError::Invalid(format!("configuration {id} is no UTF-8 text")))?;
@@ -185,9 +188,10 @@ impl Work<'_> {
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(diff_id) = diff_ids.get(at) else { return };
-                // a layer that comes twice is taken in once
-                let repeated = diff_ids[..at].contains(diff_id);
-                let result = self.prepare(&sources[at], diff_id, repeated);
+                if diff_ids[..at].contains(diff_id) {
+                    continue; // taken in once, and repeated below
+                }
+                let result = self.prepare(&sources[at], diff_id);
                 if result.is_err() {
                     next.store(count, Ordering::Relaxed);
                 }
@@ -207,29 +211,45 @@ impl Work<'_> {
         let results = results
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (mut prepared, mut missing) = (Vec::new(), false);
+        let mut read = Vec::with_capacity(count);
         for result in results {
-            match result {
-                Some(result) => prepared.push(result?),
-                None => missing = true,
-            }
+            read.push(result.transpose()?);
         }
-        if missing {
-            return Err(ImageError::Invalid("a layer was not read".to_owned()));
+        let mut prepared: Vec<Prepared> = Vec::with_capacity(count);
+        for ((source, diff_id), own) in sources.iter().zip(diff_ids).zip(read) {
+            let first = diff_ids.iter().position(|other| other == diff_id);
+            let part = match (own, first.and_then(|at| prepared.get(at))) {
+                (Some(own), _) => own,
+                (None, Some(first)) => self.repeat(source, diff_id, &first.blob)?,
+                (None, None) => return Err(ImageError::Invalid("a layer was not read".to_owned())),
+            };
+            prepared.push(part);
         }
         Ok(prepared)
     }
 
-    fn prepare(
+    /// A layer that the image has further down too. The store need not have it yet: its first occurrence may be staged.
+    fn repeat(
         &self,
         source: &LayerSource,
         diff_id: &Digest,
-        repeated: bool,
+        first: &TakenBlob,
     ) -> Result<Prepared, ImageError> {
+        let is_same = |expected: &describe::Expected| {
+            (expected.digest, expected.size_bytes) == (first.digest, first.size_bytes)
+        };
+        if source.expected.as_ref().is_none_or(is_same) {
+            let blob = first.clone();
+            return Ok(Prepared { blob, layer: None });
+        }
+        let what = format!("layer {}", diff_id.short());
+        self.known(&what, source, self.contents.layer(&source.path)?, diff_id)
+    }
+
+    fn prepare(&self, source: &LayerSource, diff_id: &Digest) -> Result<Prepared, ImageError> {
         let what = format!("layer {}", diff_id.short());
         let found = self.contents.layer(&source.path)?;
-        let known = repeated || self.store.pin_sound_layer(self.staging, diff_id)?;
-        let prepared = match known {
+        let prepared = match self.store.pin_sound_layer(self.staging, diff_id)? {
             true => self.known(&what, source, found, diff_id)?,
             false => {
                 let ingested = self.take_in(&what, found)?;
@@ -257,7 +277,8 @@ impl Work<'_> {
         }
     }
 
-    /// A layer that the store has: what is left is its blob, when it is one that the store does not have.
+    /// A layer that the store has, or that is staged: what is left is its blob, when it is one that the store does not
+    /// have.
     fn known(
         &self,
         what: &str,

@@ -106,6 +106,34 @@ fn layers_that_are_taken_in_at_once_do_not_meet() {
 }
 
 #[test]
+fn a_layer_may_come_twice_in_an_image() {
+    let (empty, own) = (tar(&[]), tar(&[large("a", 1), file("b", "x")]));
+    let layers = [empty.clone(), own.clone(), empty, own];
+    let archive = docker_archive(&layers, "twice");
+    let diff_ids: Vec<String> = layers.iter().map(|layer| Digest::of(layer).to_string()).collect();
+    let from_file = Shale::new();
+    let path = from_file.path("archive.tar");
+    fs::write(&path, &archive).unwrap();
+    from_file.ok(["load", "-q", "-i", path.to_str().unwrap()]);
+    let from_pipe = Shale::new();
+    load(&from_pipe, &archive);
+    for shale in [from_file, from_pipe] {
+        assert_eq!(
+            shale.ok(["inspect", "-f", "{{json .RootFS.Layers}}", "twice"]),
+            json!(diff_ids).to_string()
+        );
+        assert_eq!(shale.names("layers").len(), 2);
+        assert_whole(&Store::open(&shale.root()).unwrap());
+        // as it is when the store has them
+        shale.ok(["rmi", "twice"]);
+        load(&shale, &docker_archive(&layers[1..2], "once"));
+        load(&shale, &archive);
+        shale.ok(["rmi", "once", "twice"]);
+        shale.assert_empty();
+    }
+}
+
+#[test]
 fn adding_and_removing_at_once_lose_nothing() {
     let shale = Shale::new();
     let (one, two) = (
