@@ -111,11 +111,10 @@ impl Store {
             database: Mutex::new(database),
         };
         store.ensure_layout()?;
-        if staging::recover(root)? {
-            let _guard = staging::lock_exclusive(root)?;
+        staging::recover(root, || {
             store.sweep()?;
-            store.write_index()?;
-        }
+            store.write_index()
+        })?;
         Ok(store)
     }
 

@@ -251,12 +251,74 @@ fn a_pinned_layer_stays() {
         (shale.names("layers").len(), objects(&shale.root()).len()),
         (1, 1)
     );
+    // another image's removal finds it, once it is free
+    shale.import(&tar(&[file("other", "x")]), "other");
+    shale.ok(["rmi", "other"]);
+    assert_eq!(shale.names("layers").len(), 1);
     drop(pins);
-    drop(store);
-    // what is left is found by the next removal that looks
-    shale.import(&tar(&[large("a", 1)]), "one");
-    shale.ok(["rmi", "one"]);
+    shale.import(&tar(&[file("other", "x")]), "other");
+    shale.ok(["rmi", "other"]);
     shale.assert_empty();
+    // and a prune does with no image to remove
+    shale.import(&tar(&[large("a", 1)]), "one");
+    let pins = store.pin_layers_for(&store.resolve_image("one").unwrap());
+    shale.ok(["rmi", "one"]);
+    drop(pins);
+    let told = shale.ok(["image", "prune", "-f"]);
+    assert!(told.contains("deleted: sha256:"), "{told}");
+    drop(store);
+    shale.assert_empty();
+}
+
+#[test]
+fn what_a_kill_left_without_a_row_is_deleted() {
+    let shale = Shale::new();
+    shale.import(&tar(&[large("a", 1)]), "one");
+    let kept = objects(&shale.root());
+    // killed after the objects got their names, and before the layer got its own
+    let left = Digest::of(b"left").hex();
+    let folder = shale.root().join("objects").join(&left[..2]);
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(&left), "left").unwrap();
+    fs::create_dir(shale.root().join("tmp/load.killed")).unwrap();
+    shale.ok(["images"]);
+    assert_eq!(objects(&shale.root()), kept);
+    assert_eq!(shale.names("tmp"), Vec::<String>::new());
+    assert_whole(&Store::open(&shale.root()).unwrap());
+}
+
+#[test]
+fn a_damaged_configuration_does_not_stop_removals() {
+    let shale = Shale::new();
+    load(&shale, &docker_archive(&layers()[..3], "good"));
+    load(&shale, &docker_archive(&layers()[..2], "bad"));
+    let bad = shale.ok(["images", "-q", "--no-trunc", "bad"]);
+    let database = rusqlite::Connection::open(shale.root().join("shale.db")).unwrap();
+    let damaged = database.execute("UPDATE images SET config = 'x' WHERE id = ?1", [&bad]);
+    assert_eq!(damaged.unwrap(), 1);
+    shale.ok(["rmi", "good"]);
+    let listed = fs::read_to_string(shale.root().join("index.json")).unwrap();
+    assert!(listed.contains("bad") && !listed.contains("good"), "{listed}");
+    assert_eq!(shale.names("layers").len(), 2);
+    shale.ok(["image", "prune", "-a", "-f"]);
+    shale.ok(["rmi", "bad"]);
+    shale.assert_empty();
+}
+
+#[test]
+fn a_layer_that_lost_its_files_is_brought_back_by_the_next_load() {
+    let shale = Shale::new();
+    let archive = docker_archive(&layers()[..2], "two");
+    load(&shale, &archive);
+    let layer = shale.root().join("layers").join(Digest::of(&layers()[0]).hex());
+    fs::remove_file(layer.join("index")).unwrap();
+    load(&shale, &archive);
+    assert!(layer.join("index").is_file());
+    // a repair that was killed leaves an empty directory
+    fs::remove_dir_all(&layer).unwrap();
+    fs::create_dir(&layer).unwrap();
+    load(&shale, &archive);
+    assert_whole(&Store::open(&shale.root()).unwrap());
 }
 
 #[test]
@@ -281,6 +343,39 @@ fn a_store_of_the_earlier_form_is_brought_into_the_new_one() {
     assert_eq!(objects(&shale.root()).len(), 1);
     drop(store);
     shale.ok(["rmi", "one"]);
+    shale.assert_empty();
+}
+
+#[test]
+fn a_layer_of_the_earlier_form_serves_another_image() {
+    let shale = Shale::new();
+    let (base, top) = (tar(&[large("a", 1)]), tar(&[file("top", "x")]));
+    load(&shale, &docker_archive(std::slice::from_ref(&base), "base"));
+    let diff_id = Digest::of(&base);
+    let layer = shale.root().join("layers").join(diff_id.hex());
+    // its blob came compressed
+    let mut blob = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    blob.write_all(&base).unwrap();
+    let blob = blob.finish().unwrap();
+    let digest = Digest::of(&blob);
+    fs::write(shale.root().join("blobs/sha256").join(digest.hex()), &blob).unwrap();
+    let database = rusqlite::Connection::open(shale.root().join("shale.db")).unwrap();
+    let changed = database.execute("UPDATE image_layers SET blob_digest = ?1", [digest.to_string()]);
+    assert_eq!(changed.unwrap(), 1);
+    for name in ["index", "pack", "recipe"] {
+        fs::remove_file(layer.join(name)).unwrap();
+    }
+    fs::remove_dir_all(shale.root().join("objects")).unwrap();
+    fs::create_dir(layer.join("diff")).unwrap();
+    let path = shale.path("archive.tar");
+    fs::write(&path, docker_archive(&[base, top], "both")).unwrap();
+    shale.ok(["load", "-q", "-i", path.to_str().unwrap()]);
+    // the plain tar is to be had when the compressed one is gone
+    shale.ok(["rmi", "base"]);
+    assert!(!shale.root().join("blobs/sha256").join(digest.hex()).exists());
+    assert!(!layer.join("diff").exists());
+    assert_whole(&Store::open(&shale.root()).unwrap());
+    shale.ok(["rmi", "both"]);
     shale.assert_empty();
 }
 

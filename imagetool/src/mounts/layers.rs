@@ -33,14 +33,15 @@ pub struct LayerFile {
 impl Layers {
     /// The layers of an image of the store.
     pub fn of_image(store: &Store, image: &Image) -> Result<Self, crate::error::StoreError> {
-        let repository = store.repository();
-        let layer = |diff_id: &Digest| LayerFile {
-            digest: Some(*diff_id),
-            index: repository.index(diff_id.as_bytes()),
+        let layer = |diff_id: &Digest| -> Result<LayerFile, crate::error::StoreError> {
+            Ok(LayerFile {
+                digest: Some(*diff_id),
+                index: store.layer_index(diff_id)?,
+            })
         };
         Ok(Self {
             config: Some(image.config.clone()),
-            layers: image.diff_ids()?.iter().map(layer).collect(),
+            layers: image.diff_ids()?.iter().map(layer).collect::<Result<_, _>>()?,
             base_rootfs: image.base_rootfs.clone(),
         })
     }

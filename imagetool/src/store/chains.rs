@@ -116,7 +116,7 @@ impl Store {
             return Ok(Vec::new());
         };
         if diff_ids.len() == 1 {
-            return Ok(vec![self.single(first)?]);
+            return Ok(vec![self.layer_index(first)?]);
         }
         // an index that cannot be opened is as good as none
         let chain = |count: usize| -> Option<u64> {
@@ -170,7 +170,7 @@ impl Store {
     }
 
     /// The index of a layer; of one in the store's earlier form it is made now.
-    fn single(&self, diff_id: &Digest) -> Result<PathBuf, StoreError> {
+    pub fn layer_index(&self, diff_id: &Digest) -> Result<PathBuf, StoreError> {
         let path = self.repository().index(diff_id.as_bytes());
         if !path.is_file() {
             self.migrate_layer(diff_id)?;
@@ -179,8 +179,9 @@ impl Store {
     }
 
     fn open_layers(&self, diff_ids: &[Digest]) -> Result<Vec<Index>, StoreError> {
-        let open =
-            |diff_id: &Digest| Index::open(&self.single(diff_id)?).map_err(|error| damaged(diff_id, &error));
+        let open = |diff_id: &Digest| {
+            Index::open(&self.layer_index(diff_id)?).map_err(|error| damaged(diff_id, &error))
+        };
         diff_ids.iter().map(open).collect()
     }
 
@@ -237,6 +238,36 @@ impl Store {
         Ok(path)
     }
 
+    /// Deletes the chains that have a layer. What is mounted keeps its own open.
+    pub(super) fn forget_chains_of(&self, diff_id: &Digest) -> Result<(), StoreError> {
+        let mut with_it: BTreeSet<String> = BTreeSet::new();
+        for diff_ids in self.layers_of_images()? {
+            let Some(at) = diff_ids.iter().position(|other| other == diff_id) else {
+                continue;
+            };
+            let chains = chain_ids(&diff_ids);
+            with_it.extend(chains[at..].iter().map(|chain| hex(chain.as_bytes())));
+        }
+        let folder = self.root.join("chains");
+        for entry in fs::read_dir(&folder).map_err(StoreError::io("read", &folder))? {
+            let entry = entry.map_err(StoreError::io("read", &folder))?;
+            let name = entry.file_name();
+            let top = name
+                .to_str()
+                .map(|name| name.split_once('-').map_or(name, |(_, top)| top));
+            if top.is_some_and(|top| with_it.contains(top)) {
+                let path = entry.path();
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(StoreError::io("delete", &path)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes the chains that no image begins with. ROOT/lock is held exclusively.
     pub(super) fn sweep_chains(&self) -> Result<(), StoreError> {
         let folder = self.root.join("chains");
@@ -247,9 +278,9 @@ impl Store {
             return Ok(());
         }
         let mut needed: BTreeSet<String> = BTreeSet::new();
-        for id in self.image_ids()? {
-            let image = self.image(&id)?;
-            for chain in chain_ids(&image.diff_ids()?) {
+        // from the rows: an image whose configuration is damaged does not keep others from being removed
+        for diff_ids in self.layers_of_images()? {
+            for chain in chain_ids(&diff_ids) {
                 needed.insert(hex(chain.as_bytes()));
             }
         }

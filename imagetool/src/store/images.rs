@@ -118,6 +118,24 @@ impl Store {
         Ok(ids)
     }
 
+    /// The layers of every image, bottom first, as the rows have them.
+    pub(super) fn layers_of_images(&self) -> Result<Vec<Vec<Digest>>, StoreError> {
+        let database = self.database();
+        let sql = "SELECT image_id, diff_id FROM image_layers ORDER BY image_id, position";
+        let mut statement = database.prepare(sql)?;
+        let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        let mut images: Vec<(String, Vec<Digest>)> = Vec::new();
+        for row in rows {
+            let (image, diff_id) = row?;
+            let diff_id = digest(&diff_id)?;
+            match images.last_mut() {
+                Some((last, layers)) if *last == image => layers.push(diff_id),
+                _ => images.push((image, vec![diff_id])),
+            }
+        }
+        Ok(images.into_iter().map(|(_, layers)| layers).collect())
+    }
+
     /// Whether an image is there.
     pub fn has_image(&self, id: &Digest) -> Result<bool, StoreError> {
         let sql = "SELECT count(*) FROM images WHERE id = ?1";

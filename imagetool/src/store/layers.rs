@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::OptionalExtension;
@@ -9,7 +10,7 @@ use rusqlite::OptionalExtension;
 use super::images::digest;
 use super::{Image, StagedLayer, Staging, Store};
 use crate::digest::Digest;
-use crate::error::StoreError;
+use crate::error::{StoreError, chain};
 
 /// A file in a layer's directory that says that the layer is damaged and cannot be repaired from what the store has: it
 /// is used as far as it goes, and replaced when an image that has it is loaded.
@@ -61,23 +62,43 @@ impl Store {
     /// Whether the layer is there; if so, it stays there for as long as `staging` lives.
     pub fn pin_layer(&self, staging: &Staging, diff_id: &Digest) -> Result<bool, StoreError> {
         let path = self.layer_path(diff_id);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(StoreError::io("open", &path)(error)),
-        };
-        file.lock_shared().map_err(StoreError::io("lock", &path))?;
-        // a deletion that was under way is over now: the row tells whether it took the layer
-        if self.layer_size(diff_id)?.is_none() {
-            return Ok(false);
+        let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        loop {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if is_gone(&error) => return Ok(false),
+                Err(error) => return Err(StoreError::io("open", &path)(error)),
+            };
+            file.lock_shared().map_err(StoreError::io("lock", &path))?;
+            // a deletion that was under way is over now: the row tells whether it took the layer
+            if self.layer_size(diff_id)?.is_none() {
+                return Ok(false);
+            }
+            let own = file.metadata().map_err(StoreError::io("look at", &path))?;
+            let there = match path.metadata() {
+                Ok(there) => there,
+                Err(error) if is_gone(&error) => return Ok(false),
+                Err(error) => return Err(StoreError::io("look at", &path)(error)),
+            };
+            // it may be there again, in another directory, whose lock is the one that counts
+            if (own.dev(), own.ino()) == (there.dev(), there.ino()) {
+                staging.pin(file);
+                return Ok(true);
+            }
         }
-        staging.pin(file);
-        Ok(true)
     }
 
-    /// As [`Store::pin_layer`], but a layer that is known to be damaged is not there: a new one is to take its place.
+    /// As [`Store::pin_layer`], but a layer that is not whole is not there: a new one is to take its place. One of the
+    /// store's earlier form is made anew first, so that its plain tar can be had from it.
     pub fn pin_sound_layer(&self, staging: &Staging, diff_id: &Digest) -> Result<bool, StoreError> {
-        Ok(self.pin_layer(staging, diff_id)? && !self.layer_path(diff_id).join(DAMAGED).exists())
+        let path = self.layer_path(diff_id);
+        if path.join("diff").is_dir()
+            && !path.join("index").is_file()
+            && let Err(error) = self.migrate_layer(diff_id)
+        {
+            tracing::warn!("layer {}: {}", diff_id.short(), chain(&error));
+        }
+        Ok(self.pin_layer(staging, diff_id)? && is_sound(&path))
     }
 
     /// Whether all layers of an image are there, and none is known to be damaged.
@@ -85,7 +106,7 @@ impl Store {
         let diff_ids = self.image(image)?.diff_ids()?;
         let is_sound = |diff_id: &Digest| {
             let path = self.layer_path(diff_id);
-            path.is_dir() && !path.join(DAMAGED).exists()
+            is_sound(&path) || path.join("diff").is_dir()
         };
         Ok(diff_ids.iter().all(is_sound))
     }
@@ -101,21 +122,18 @@ impl Store {
     }
 }
 
-/// Gives a staged layer its name. One that is there already, from another command, is as good, unless it is marked as
-/// damaged.
+/// Whether a layer's directory holds a whole layer, as far as is known.
+fn is_sound(path: &Path) -> bool {
+    path.join("index").is_file() && !path.join(DAMAGED).exists()
+}
+
+/// Gives a staged layer its name. One that is there already, from another command, is as good when it is sound; of one
+/// that is not, the parts are replaced, and the directory stays, so that a kill in between leaves no less than before and
+/// the locks on it count.
 pub(super) fn place(store: &Store, staging: &Staging, layer: &StagedLayer) -> Result<(), StoreError> {
     let path = store.layer_path(&layer.diff_id);
     let lock = File::open(&layer.path).map_err(StoreError::io("open", &layer.path))?;
     lock.lock_shared().map_err(StoreError::io("lock", &layer.path))?;
-    if path.join(DAMAGED).exists() {
-        let away = staging.path().join(format!("damaged.{}", layer.diff_id.hex()));
-        match std::fs::rename(&path, &away) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::io("rename", &path)(error));
-            }
-            _ => {}
-        }
-    }
     match std::fs::rename(&layer.path, &path) {
         Ok(()) => {
             staging.pin(lock);
@@ -125,7 +143,10 @@ pub(super) fn place(store: &Store, staging: &Staging, layer: &StagedLayer) -> Re
             let other = File::open(&path).map_err(StoreError::io("open", &path))?;
             other.lock_shared().map_err(StoreError::io("lock", &path))?;
             staging.pin(other);
-            Ok(())
+            match is_sound(&path) {
+                true => Ok(()),
+                false => store.replace_parts(layer),
+            }
         }
         Err(error) => Err(StoreError::io("rename to", &path)(error)),
     }

@@ -67,25 +67,27 @@ pub(super) fn place(
             linked = fs::hard_link(&staged, &path);
         }
         match linked {
-            Ok(()) => drop(folders.insert(digest[0])),
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(StoreError::io("link to", &path)(error)),
         }
+        // one that is there may have been linked just now by another command, which has not synced it yet
+        folders.insert(digest[0]);
     }
     Ok(())
 }
 
 /// Makes names in the folders of objects durable.
-pub(super) fn sync(store: &Store, folders: &BTreeSet<u8>) -> Result<(), StoreError> {
+pub(super) fn sync(store: &Store, staging: &Staging, folders: &BTreeSet<u8>) -> Result<(), StoreError> {
     let objects = store.root().join("objects");
     if folders.is_empty() {
         return Ok(());
     }
     let open = |path: &Path| File::open(path).map_err(StoreError::io("open", path));
-    let folder = open(&objects)?;
     if folders.len() > FOLDERS_MAX {
-        return nix::unistd::syncfs(&folder).map_err(|error| StoreError::io("sync", &objects)(error.into()));
+        return staging.sync_all();
     }
+    let folder = open(&objects)?;
     for first in folders {
         let path = objects.join(format!("{first:02x}"));
         open(&path)?.sync_all().map_err(StoreError::io("sync", &path))?;

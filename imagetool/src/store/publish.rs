@@ -59,7 +59,11 @@ impl Store {
         let renamed = self
             .place(staging, blobs, new_layers, image, names)
             .inspect_err(|_| staging.leave_trace())?;
-        self.write_index()?;
+        if let Err(error) = self.write_index() {
+            // the image is there; the next command writes it again
+            tracing::warn!("index.json does not name all images: {error}");
+            staging.leave_trace();
+        }
         Ok(renamed)
     }
 
@@ -81,7 +85,7 @@ impl Store {
         for layer in new_layers {
             objects::place(self, staging, layer, &mut folders)?;
         }
-        objects::sync(self, &folders)?;
+        objects::sync(self, staging, &folders)?;
         for layer in new_layers {
             layers::place(self, staging, layer)?;
         }
@@ -135,8 +139,7 @@ pub(super) fn sync_file_system(staging: &Staging) -> Result<(), StoreError> {
         }
         return Ok(());
     }
-    let folder = File::open(path).map_err(StoreError::io("open", path))?;
-    nix::unistd::syncfs(&folder).map_err(|error| StoreError::io("sync", path)(error.into()))
+    staging.sync_all()
 }
 
 /// Lists a tree, what is in a folder before the folder; false when it is too much to be synced one by one.

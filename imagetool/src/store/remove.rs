@@ -77,12 +77,29 @@ impl Store {
             }
             let options = RemoveOptions::default();
             self.delete_chain(&transaction, *id, options, &mut removed.lines, &mut trash)?;
+            self.delete_unused_layers(&transaction, &mut removed.lines, &mut trash)?;
+            transaction.commit()?;
+        }
+        let emptied = trash.empty(self);
+        drop(guard);
+        self.write_index()?;
+        removed.freed_bytes = emptied?;
+        Ok(Some(removed))
+    }
+
+    /// Removes what no image has any more and a living command had pinned when its image was removed.
+    pub fn remove_unused_layers(&self) -> Result<Removed, StoreError> {
+        let _guard = staging::lock_exclusive(self.root())?;
+        let mut removed = Removed::default();
+        let mut trash = Trash::new(self)?;
+        {
+            let mut database = self.database();
+            let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            self.delete_unused_layers(&transaction, &mut removed.lines, &mut trash)?;
             transaction.commit()?;
         }
         removed.freed_bytes = trash.empty(self)?;
-        drop(guard);
-        self.write_index()?;
-        Ok(Some(removed))
+        Ok(removed)
     }
 
     /// Removes an image by name or id, in Docker's way: of several names only the one that was given.
@@ -116,11 +133,14 @@ impl Store {
                     &mut trash,
                 )?,
             }
+            self.delete_unused_layers(&transaction, &mut done, &mut trash)?;
             transaction.commit()?;
         }
-        trash.empty(self)?;
+        let emptied = trash.empty(self);
         drop(guard);
+        // the rows are gone, whatever became of the files
         self.write_index()?;
+        emptied?;
         Ok(done)
     }
 
@@ -229,6 +249,22 @@ impl Store {
         trash.keep_needed(transaction)
     }
 
+    /// Deletes the layers that no image has: those that were pinned when their last image was removed.
+    fn delete_unused_layers(
+        &self,
+        transaction: &Transaction<'_>,
+        done: &mut Vec<Removal>,
+        trash: &mut Trash,
+    ) -> Result<(), StoreError> {
+        let sql = "SELECT diff_id FROM layers WHERE diff_id NOT IN (SELECT diff_id FROM image_layers)";
+        let mut statement = transaction.prepare(sql)?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+        for diff_id in rows.collect::<Result<Vec<_>, _>>()? {
+            self.delete_layer(transaction, &digest(&diff_id)?, done, trash)?;
+        }
+        Ok(())
+    }
+
     /// Deletes the row of a layer that no image has any more, unless a living command has pinned it.
     fn delete_layer(
         &self,
@@ -256,10 +292,11 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes layers and blobs that no row names: what a command left that was killed between its renames and its
-    /// transaction. Called with ROOT/lock held exclusively.
+    /// Deletes layers, objects and blobs that no row names: what a command left that was killed between its renames and
+    /// its transaction, or the other way round. Called with ROOT/lock held exclusively.
     pub(super) fn sweep(&self) -> Result<(), StoreError> {
         let mut trash = Trash::new(self)?;
+        trash.all_objects = true;
         let blobs = self.root().join("blobs/sha256");
         let entries = fs::read_dir(&blobs).map_err(StoreError::io("read", &blobs))?;
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -288,7 +325,7 @@ struct Trash {
     bin: tempfile::TempDir,
     blobs: BTreeSet<Digest>,
     layers: BTreeSet<Digest>,
-    /// Look for objects that no layer names, beside those of `layers`.
+    /// Look for objects that no layer names, beside those of `layers`: a killed command may have left them.
     all_objects: bool,
     locks: Vec<File>,
 }
@@ -322,8 +359,23 @@ impl Trash {
         Ok(())
     }
 
-    /// Deletes it; gives the bytes on disk that this made free.
+    /// Deletes it; gives the bytes on disk that this made free. Where that fails its folder stays: the next command
+    /// finds it and looks for what has no row.
     fn empty(self, store: &Store) -> Result<u64, StoreError> {
+        match self.delete(store) {
+            Ok(freed_bytes) => {
+                let path = self.bin.path().to_owned();
+                self.bin.close().map_err(StoreError::io("delete", &path))?;
+                Ok(freed_bytes)
+            }
+            Err(error) => {
+                let _ = self.bin.keep();
+                Err(error)
+            }
+        }
+    }
+
+    fn delete(&self, store: &Store) -> Result<u64, StoreError> {
         let mut freed_bytes = 0;
         for blob in &self.blobs {
             let path = store.blob_path(blob);
@@ -356,9 +408,11 @@ impl Trash {
                 freed_bytes += users.sweep(store)?;
             }
         }
-        store.sweep_chains()?;
-        let path = bin.path().to_owned();
-        self.bin.close().map_err(StoreError::io("delete", &path))?;
+        store.drop_earlier_forms(bin.path())?;
+        if let Err(error) = store.sweep_chains() {
+            // caches, of which the next removal finds what is left
+            tracing::warn!("merged indexes that nothing needs are left: {error}");
+        }
         Ok(freed_bytes)
     }
 }

@@ -17,7 +17,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 const BUSY_POLL: Duration = Duration::from_millis(2);
 
 /// One entry per schema version, oldest first.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE images (
         id              TEXT PRIMARY KEY,       -- digest of the configuration
         manifest_digest TEXT NOT NULL,          -- blob of the manifest the image came with
@@ -61,7 +62,10 @@ const MIGRATIONS: &[&str] = &["
         config        TEXT NOT NULL
     ) STRICT;
     CREATE INDEX containers_by_image ON containers (image_id);
-"];
+",
+    // the same tables; layers are no longer directories, which a program that knows version 1 alone takes them for
+    "",
+];
 
 /// Opens the database below `root` and brings its schema up to date.
 pub(super) fn open(root: &Path) -> Result<Connection, StoreError> {

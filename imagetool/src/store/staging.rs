@@ -30,7 +30,8 @@ const OBJECTS: &str = "objects";
 pub struct Staging {
     path: PathBuf,
     contents: Contents,
-    _lock: File,
+    /// Opened before anything is written, so that it is told of every error of writing back.
+    lock: File,
     /// What must not be deleted while this work lasts, by their locks.
     pub(super) pins: Mutex<Vec<File>>,
     counter: AtomicU64,
@@ -82,7 +83,7 @@ impl Staging {
         Ok(Self {
             contents: Contents::new(path.join(OBJECTS), Repository::at(root)),
             path,
-            _lock: lock,
+            lock,
             pins: Mutex::default(),
             counter: AtomicU64::new(0),
             trace: AtomicBool::new(false),
@@ -92,6 +93,11 @@ impl Staging {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Writes the whole file system to disk, and tells of what could not be written since this work began.
+    pub(super) fn sync_all(&self) -> Result<(), StoreError> {
+        nix::unistd::syncfs(&self.lock).map_err(|error| StoreError::io("sync", &self.path)(error.into()))
     }
 
     fn next_path(&self, kind: &str) -> PathBuf {
@@ -258,9 +264,13 @@ fn open_lock(root: &Path) -> Result<(File, PathBuf), StoreError> {
     Ok((file.map_err(StoreError::io("open", &path))?, path))
 }
 
-/// Deletes the directories in ROOT/tmp whose owner is dead; tells whether there was one. Does nothing while another
-/// command publishes.
-pub(super) fn recover(root: &Path) -> Result<bool, StoreError> {
+/// Deletes the directories in ROOT/tmp whose owner is dead, after `sweep` has deleted what they may have left elsewhere
+/// and with ROOT/lock still held exclusively: for as long as one is there, the next command sweeps. Tells whether there
+/// was one. Does nothing while another command publishes.
+pub(super) fn recover(
+    root: &Path,
+    sweep: impl FnOnce() -> Result<(), StoreError>,
+) -> Result<bool, StoreError> {
     let tmp = root.join("tmp");
     let entries = || fs::read_dir(&tmp).map_err(StoreError::io("read", &tmp));
     if entries()?.next().is_none() {
@@ -270,14 +280,22 @@ pub(super) fn recover(root: &Path) -> Result<bool, StoreError> {
     if guard.try_lock().is_err() {
         return Ok(false);
     }
-    let mut found = false;
+    let mut dead = Vec::new();
     for entry in entries()? {
         let path = entry.map_err(StoreError::io("read", &tmp))?.path();
         let Ok(lock) = File::open(&path) else { continue };
-        if lock.try_lock().is_err() {
-            continue;
+        if lock.try_lock().is_ok() {
+            dead.push((path, lock));
         }
-        found = true;
+    }
+    if dead.is_empty() {
+        return Ok(false);
+    }
+    if let Err(error) = sweep() {
+        tracing::warn!("what a killed command left is still there: {error}");
+        return Ok(true);
+    }
+    for (path, _lock) in dead {
         tracing::debug!("deleting what a killed command left: {}", path.display());
         let removed = if path.is_dir() {
             fs::remove_dir_all(&path)
@@ -286,7 +304,7 @@ pub(super) fn recover(root: &Path) -> Result<bool, StoreError> {
         };
         removed.map_err(StoreError::io("delete", &path))?;
     }
-    Ok(found)
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -305,9 +323,12 @@ mod tests {
         let living = Staging::new(root.path(), "load").unwrap();
         let dead = root.path().join("tmp/load.dead");
         fs::create_dir_all(dead.join("layer.0/diff")).unwrap();
-        assert!(recover(root.path()).unwrap());
+        let failed = || Err(StoreError::NoSuchImage("any error".to_owned()));
+        assert!(recover(root.path(), failed).unwrap());
+        assert!(dead.exists(), "nothing tells the next command to sweep");
+        assert!(recover(root.path(), || Ok(())).unwrap());
         assert!(living.path().is_dir() && !dead.exists());
-        assert!(!recover(root.path()).unwrap());
+        assert!(!recover(root.path(), || panic!("swept again")).unwrap());
     }
 
     #[test]

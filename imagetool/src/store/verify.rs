@@ -100,8 +100,12 @@ impl Store {
             .iter()
             .filter_map(|name| Digest::from_hex(name).ok())
         {
+            let path = self.repository().index(diff_id.as_bytes());
+            if !path.exists() {
+                continue; // of the earlier form, which had no objects, or no layer
+            }
             let mut take = || -> Result<(), IndexError> {
-                let index = Index::open(&self.repository().index(diff_id.as_bytes()))?;
+                let index = Index::open(&path)?;
                 for digest in index.objects() {
                     left.remove(hex(digest?).as_str());
                 }

@@ -89,9 +89,13 @@ pub fn prune_images(
             }
         }
         if pruned.images.len() == before {
-            return Ok(());
+            break;
         }
     }
+    let removed = store.remove_unused_layers()?;
+    pruned.images.extend(removed.lines);
+    pruned.freed_bytes += removed.freed_bytes;
+    Ok(())
 }
 
 /// Drops the compressed copies of layers whose own parts give the same content. What cannot be read whole keeps its
@@ -133,6 +137,10 @@ fn details(store: &Store, id: &Digest) -> Result<Option<ImageDetails>, StoreErro
     match store.image_details(id) {
         Ok(details) => Ok(Some(details)),
         Err(StoreError::NoSuchImage(_)) => Ok(None), // removed meanwhile
+        Err(error @ StoreError::Damaged { .. }) => {
+            tracing::warn!("image {} is left: {error}", id.short());
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
