@@ -25,22 +25,26 @@ struct State<R> {
     /// Results before this one were taken.
     taken: usize,
     waiting: BTreeMap<usize, R>,
+    /// The taker sleeps until its next result is there.
+    taker_sleeps: bool,
+    /// Workers that sleep because too many results wait.
+    sleepers: usize,
     /// Nothing more is to be begun; or a worker has died.
     stopped: bool,
 }
 
+/// Whoever has nothing to do sleeps, and is woken only when there is something: waking costs more than many a thing.
 struct Shared<R> {
     state: Mutex<State<R>>,
-    changed: Condvar,
+    /// For the taker.
+    arrived: Condvar,
+    /// For the workers.
+    room: Condvar,
 }
 
 impl<R> Shared<R> {
     fn lock(&self) -> MutexGuard<'_, State<R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State<R>>) -> MutexGuard<'a, State<R>> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,7 +55,8 @@ impl<R> Drop for Stop<'_, R> {
     fn drop(&mut self) {
         if self.1 {
             self.0.lock().stopped = true;
-            self.0.changed.notify_all();
+            self.0.arrived.notify_all();
+            self.0.room.notify_all();
         }
     }
 }
@@ -75,9 +80,12 @@ pub fn in_order<T: Sync, R: Send, E>(
             next: 0,
             taken: 0,
             waiting: BTreeMap::new(),
+            taker_sleeps: false,
+            sleepers: 0,
             stopped: false,
         }),
-        changed: Condvar::new(),
+        arrived: Condvar::new(),
+        room: Condvar::new(),
     };
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -93,11 +101,17 @@ pub fn in_order<T: Sync, R: Send, E>(
                 if state.stopped {
                     return Ok(()); // a worker panicked: the scope does so too
                 }
-                state = shared.wait(state);
+                state.taker_sleeps = true;
+                state = shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.taker_sleeps = false;
             };
             state.taken = at + 1;
+            // not before half of the room is free: then they have something to do for a while
+            let wake = state.sleepers > 0 && state.next <= state.taken + ahead / 2;
             drop(state);
-            shared.changed.notify_all();
+            if wake {
+                shared.room.notify_all();
+            }
             take(thing, result)?;
         }
         Ok(())
@@ -110,7 +124,9 @@ fn run<T, R>(shared: &Shared<R>, things: &[T], ahead: usize, work: &impl Fn(&T) 
     loop {
         let mut state = shared.lock();
         while !state.stopped && state.next < things.len() && state.next >= state.taken + ahead.max(1) {
-            state = shared.wait(state);
+            state.sleepers += 1;
+            state = shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.sleepers -= 1;
         }
         let Some(thing) = things.get(state.next).filter(|_| !state.stopped) else {
             guard.1 = false;
@@ -120,8 +136,13 @@ fn run<T, R>(shared: &Shared<R>, things: &[T], ahead: usize, work: &impl Fn(&T) 
         state.next += 1;
         drop(state);
         let result = work(thing);
-        shared.lock().waiting.insert(at, result);
-        shared.changed.notify_all();
+        let mut state = shared.lock();
+        state.waiting.insert(at, result);
+        let wake = state.taker_sleeps && state.taken == at;
+        drop(state);
+        if wake {
+            shared.arrived.notify_one();
+        }
     }
 }
 

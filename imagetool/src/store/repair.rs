@@ -36,6 +36,8 @@ impl Store {
 
     /// Puts a blob in the place of a damaged or missing one.
     pub fn replace_blob(&self, blob: &StagedBlob) -> Result<(), StoreError> {
+        let staged = fs::File::open(&blob.path).and_then(|file| file.sync_all());
+        staged.map_err(StoreError::io("sync", &blob.path))?;
         let _guard = staging::lock_exclusive(self.root())?;
         remove(&self.blob_path(&blob.digest))?;
         blobs::place(self, blob)

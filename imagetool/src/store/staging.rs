@@ -216,12 +216,11 @@ impl BlobWriter {
         &self.path
     }
 
-    /// Ends the blob: it is on disk.
+    /// Ends the blob. It is not synced: publishing syncs everything that is staged.
     pub fn finish(self) -> Result<StagedBlob, StoreError> {
         let (digest, size_bytes, mut out) = self.out.finish();
         let path = self.path;
         out.flush().map_err(StoreError::io("write", &path))?;
-        out.get_ref().sync_data().map_err(StoreError::io("sync", &path))?;
         Ok(StagedBlob {
             digest,
             size_bytes,
