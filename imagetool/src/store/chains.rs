@@ -43,6 +43,9 @@ pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     chains
 }
 
+/// Below this number of files all layers are merged, whatever lies on top: that takes some milliseconds, once.
+const RUN_FILES_MIN: u64 = 50_000;
+
 /// How an image's layers are mounted, top first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Plan {
@@ -54,7 +57,7 @@ enum Plan {
 
 /// Chooses. `sizes` are the layers' numbers of files, bottom first; `chain` gives the number of files of the chain of
 /// the lowest layers, where there is one already.
-fn plan(sizes: &[u64], chain: impl Fn(usize) -> Option<u64>) -> Plan {
+fn plan(sizes: &[u64], chain: &dyn Fn(usize) -> Option<u64>) -> Plan {
     let count = sizes.len();
     if count < 2 || chain(count).is_some() {
         return Plan::Whole;
@@ -68,7 +71,7 @@ fn plan(sizes: &[u64], chain: impl Fn(usize) -> Option<u64>) -> Plan {
         };
         if let Some(files) = found {
             // a lower chain would only be smaller
-            return match above <= files / RUN_PART {
+            return match files >= RUN_FILES_MIN && above <= files / RUN_PART {
                 true => Plan::Over(below),
                 false => Plan::Whole,
             };
@@ -85,7 +88,7 @@ impl Store {
         let paths = if image.base_rootfs.is_some() {
             self.over_directory(&diff_ids)?
         } else {
-            self.over_nothing(&diff_ids)?
+            self.over_nothing(&diff_ids, plan)?
         };
         let index = |path| Lower::Index {
             path,
@@ -96,10 +99,19 @@ impl Store {
         Ok(lowers)
     }
 
-    /// Makes the chain of an image that was just added. A failure is no harm: it is tried again at the next use.
+    /// Makes the chain of an image that was just added: of all its layers, so that none of them costs a lookup. A
+    /// failure is no harm: it is tried again at the next use.
     pub fn prepare_mounts(&self, id: &Digest) {
-        let made = self.image(id).and_then(|image| self.layer_lowers(&image));
-        if let Err(error) = made {
+        let prepare = || -> Result<(), StoreError> {
+            let image = self.image(id)?;
+            match image.base_rootfs {
+                Some(_) => self.layer_lowers(&image).map(drop),
+                None => self
+                    .over_nothing(&image.diff_ids()?, |_, _| Plan::Whole)
+                    .map(drop),
+            }
+        };
+        if let Err(error) = prepare() {
             tracing::warn!("the layers of {id} were not merged, the first mount tries again: {error}");
         }
     }
@@ -108,8 +120,12 @@ impl Store {
         self.root.join("chains").join(name)
     }
 
-    /// The indexes of layers with nothing below, top first.
-    fn over_nothing(&self, diff_ids: &[Digest]) -> Result<Vec<PathBuf>, StoreError> {
+    /// The indexes of layers with nothing below, top first, as `choose` wants them where there is no chain of all yet.
+    fn over_nothing(
+        &self,
+        diff_ids: &[Digest],
+        choose: impl Fn(&[u64], &dyn Fn(usize) -> Option<u64>) -> Plan,
+    ) -> Result<Vec<PathBuf>, StoreError> {
         let repository = self.repository();
         let chains = chain_ids(diff_ids);
         let (Some(first), Some(last)) = (diff_ids.first(), chains.last()) else {
@@ -132,7 +148,7 @@ impl Store {
             .iter()
             .map(|layer| u64::from(layer.inode_count()))
             .collect();
-        match plan(&sizes, chain) {
+        match choose(&sizes, &chain) {
             Plan::Whole => self.make_chain(&last.hex(), diff_ids, &layers, Kind::Chain),
             Plan::Over(below) => {
                 let base = match below {
@@ -328,18 +344,21 @@ mod tests {
     fn few_files_over_a_large_chain_are_not_merged_with_it() {
         let none = |_| None;
         let at = |wanted: usize, files: u64| move |count: usize| (count == wanted).then_some(files);
-        assert_eq!(plan(&[], none), Plan::Whole);
-        assert_eq!(plan(&[10], none), Plan::Whole);
+        let k = 1000;
+        assert_eq!(plan(&[], &none), Plan::Whole);
+        assert_eq!(plan(&[10], &none), Plan::Whole);
         // a single layer is a chain
-        assert_eq!(plan(&[1_000_000, 2], none), Plan::Over(1));
-        assert_eq!(plan(&[1_000_000, 2, 3], none), Plan::Over(1));
-        assert_eq!(plan(&[100, 25], none), Plan::Over(1));
-        assert_eq!(plan(&[100, 26], none), Plan::Whole);
+        assert_eq!(plan(&[1_000_000, 2], &none), Plan::Over(1));
+        assert_eq!(plan(&[1_000_000, 2, 3], &none), Plan::Over(1));
+        assert_eq!(plan(&[100 * k, 25 * k], &none), Plan::Over(1));
+        assert_eq!(plan(&[100 * k, 26 * k], &none), Plan::Whole);
+        // few files are merged at once
+        assert_eq!(plan(&[13 * k, 2], &none), Plan::Whole);
         // the highest chain that is there
-        assert_eq!(plan(&[500, 400, 300, 2], at(3, 1000)), Plan::Over(3));
-        assert_eq!(plan(&[500, 400, 300, 260], at(3, 1000)), Plan::Whole);
-        assert_eq!(plan(&[500, 400, 200, 50], at(2, 900)), Plan::Whole);
+        assert_eq!(plan(&[500, 400, 300, 2], &at(3, 100 * k)), Plan::Over(3));
+        assert_eq!(plan(&[500, 400, 300, 26 * k], &at(3, 100 * k)), Plan::Whole);
+        assert_eq!(plan(&[500, 400, 20 * k, 5 * k], &at(2, 90 * k)), Plan::Whole);
         // all of them
-        assert_eq!(plan(&[500, 400, 300], at(3, 1000)), Plan::Whole);
+        assert_eq!(plan(&[500, 400, 300], &at(3, 1000)), Plan::Whole);
     }
 }
