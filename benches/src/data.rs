@@ -261,7 +261,7 @@ fn small_size(number: u64) -> usize {
 }
 
 /// Steele, Lea and Flood's generator: short, and good enough for content.
-fn split_mix(state: &mut u64) -> u64 {
+pub(crate) fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut word = *state;
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

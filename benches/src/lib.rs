@@ -9,11 +9,12 @@
 //! ```
 //!
 //! One folder, `workload`, holds what is timed; nothing else is. A new workload is one small file there and one line
-//! in [`workload::all`].
+//! in [`workload::all`]. [`images`] measures whole commands on images instead, beside Podman and others.
 
 pub mod data;
 pub mod error;
 pub mod host;
+pub mod images;
 pub mod interrupt;
 pub mod report;
 pub mod runner;

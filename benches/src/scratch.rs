@@ -36,6 +36,14 @@ impl Scratch {
     /// # Errors
     /// [`BenchError::NotRoot`], or what went wrong with the image; nothing is left behind then.
     pub fn make(parent: &Path, size_bytes: u64) -> Result<Self> {
+        Self::make_for(parent, size_bytes, None)
+    }
+
+    /// The same with room for a number of files, where one for each 16 KiB is not enough.
+    ///
+    /// # Errors
+    /// As [`Scratch::make`].
+    pub fn make_for(parent: &Path, size_bytes: u64, files: Option<u64>) -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             return Err(BenchError::NotRoot);
         }
@@ -50,9 +58,12 @@ impl Scratch {
         fs::create_dir(scratch.mountpoint()).doing("make", &scratch.mountpoint())?;
         allocate(&image, size_bytes)?;
         let quick = "lazy_itable_init=0,lazy_journal_init=0";
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-E", quick])
-            .arg(&image))?;
+        let mut mkfs = Command::new("mkfs.ext4");
+        mkfs.args(["-q", "-F", "-E", quick]);
+        if let Some(files) = files {
+            mkfs.arg("-N").arg(files.to_string());
+        }
+        run(mkfs.arg(&image))?;
         run(Command::new("mount")
             .args(["-t", "ext4", "-o", "loop"])
             .arg(&image)

@@ -1,8 +1,9 @@
-//! The one call that the compiler cannot check: preparing a child between fork and exec.
+//! The calls that the compiler cannot check: preparing a child between fork and exec, and waiting for its usage.
 #![allow(unsafe_code)]
 
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus};
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -12,5 +13,27 @@ pub(crate) fn dies_with_us(command: &mut Command) {
     // SAFETY: the closure runs in the child after fork and makes one system call, without allocating or locking.
     unsafe {
         command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
+    }
+}
+
+/// Waits for a child, which is taken and cannot be waited for again, and tells the most memory in KiB that it or a
+/// child of its own ever had. The kernel counts what this process had when it started the child: keep that small.
+pub(crate) fn wait_with_peak(child: Child) -> io::Result<(ExitStatus, u64)> {
+    let pid = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
+    loop {
+        let mut status = 0;
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: both pointers are valid for writing for the length of the call.
+        let waited = unsafe { libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) };
+        if waited == pid {
+            // SAFETY: zeroed at first, which is a valid rusage, and filled in by the kernel.
+            let usage = unsafe { usage.assume_init() };
+            let peak_kib = u64::try_from(usage.ru_maxrss).unwrap_or(0);
+            return Ok((ExitStatus::from_raw(status), peak_kib));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
     }
 }

@@ -55,7 +55,7 @@ fn heading(report: &Report) -> String {
 }
 
 /// The averages of the load, without the counts of processes.
-fn short_load(load: &str) -> String {
+pub(crate) fn short_load(load: &str) -> String {
     load.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
@@ -88,7 +88,7 @@ fn cell_words(cell: &Cell) -> [String; 3] {
 }
 
 /// Seconds with three digits and a unit.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     if seconds >= 1.0 {
         format!("{} s", digits(seconds))
     } else if seconds >= 1e-3 {
@@ -99,7 +99,7 @@ fn duration(seconds: f64) -> String {
 }
 
 /// Three digits, or two below one.
-fn digits(number: f64) -> String {
+pub(crate) fn digits(number: f64) -> String {
     let places = match number {
         number if number >= 99.95 => 0,
         number if number >= 9.995 => 1,
