@@ -220,7 +220,7 @@ mod tests {
         let mut bytes = Vec::new();
         write_large(&mut bytes, 32 << 20).unwrap();
         assert!(
-            bytes.len() > 24 << 20 && bytes.len() < 33 << 20,
+            bytes.len() > 16 << 20 && bytes.len() < 33 << 20,
             "{}",
             bytes.len()
         );
