@@ -16,9 +16,18 @@ pub(crate) fn dies_with_us(command: &mut Command) {
     }
 }
 
-/// Waits for a child, which is taken and cannot be waited for again, and tells the most memory in KiB that it or a
-/// child of its own ever had. The kernel counts what this process had when it started the child: keep that small.
-pub(crate) fn wait_with_peak(child: Child) -> io::Result<(ExitStatus, u64)> {
+/// What a child used, its own children included.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    /// The most memory in KiB that one of them ever had. The kernel counts what this process had when it started the
+    /// child: keep that small.
+    pub(crate) peak_kib: u64,
+    /// Time on processors, theirs and the kernel's for them.
+    pub(crate) cpu_seconds: f64,
+}
+
+/// Waits for a child, which is taken and cannot be waited for again.
+pub(crate) fn wait_with_usage(child: Child) -> io::Result<(ExitStatus, Usage)> {
     let pid = libc::pid_t::try_from(child.id()).map_err(io::Error::other)?;
     loop {
         let mut status = 0;
@@ -28,8 +37,12 @@ pub(crate) fn wait_with_peak(child: Child) -> io::Result<(ExitStatus, u64)> {
         if waited == pid {
             // SAFETY: zeroed at first, which is a valid rusage, and filled in by the kernel.
             let usage = unsafe { usage.assume_init() };
-            let peak_kib = u64::try_from(usage.ru_maxrss).unwrap_or(0);
-            return Ok((ExitStatus::from_raw(status), peak_kib));
+            let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+            let usage = Usage {
+                peak_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
+                cpu_seconds: seconds(usage.ru_utime) + seconds(usage.ru_stime),
+            };
+            return Ok((ExitStatus::from_raw(status), usage));
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {

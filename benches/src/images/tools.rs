@@ -98,6 +98,8 @@ pub struct Ran {
     pub seconds: f64,
     /// The most memory that it, or a child of its own, had.
     pub peak_bytes: f64,
+    /// Time on processors: next to the time that passed, it tells work from waiting, on a busy machine as well.
+    pub cpu_seconds: f64,
     /// What it printed.
     pub stdout: String,
 }
@@ -130,7 +132,7 @@ pub fn run_with_input(command: &mut Command, feed: impl FnOnce() -> Result<()>) 
     // What the parent holds of a pipe must go, lest the child never sees its end.
     command.stdin(Stdio::null());
     let fed = feed();
-    let (status, peak_kib) = sys::wait_with_peak(child).doing("wait for", Path::new(&program))?;
+    let (status, usage) = sys::wait_with_usage(child).doing("wait for", Path::new(&program))?;
     let seconds = started.elapsed().as_secs_f64();
     if !status.success() {
         let message = format!("{} ({status})", text_of(stderr).trim().replace('\n', "; "));
@@ -139,7 +141,8 @@ pub fn run_with_input(command: &mut Command, feed: impl FnOnce() -> Result<()>) 
     fed?;
     Ok(Ran {
         seconds,
-        peak_bytes: peak_kib as f64 * 1024.0,
+        peak_bytes: usage.peak_kib as f64 * 1024.0,
+        cpu_seconds: usage.cpu_seconds,
         stdout: text_of(stdout),
     })
 }

@@ -46,6 +46,7 @@ pub(super) fn commit(bench: &Bench) -> Result<Vec<Measure>> {
         )
         .ratio_at_most("shale", "podman", 1.0 / 15.0),
         Measure::new("commit-memory", Unit::Bytes, "the most memory used by that"),
+        Measure::new("commit-cpu", Unit::Seconds, "its time on processors"),
     ];
     let mut contenders = vec![
         Contender::new("shale", |_| commit_shale(store, "changed")),
@@ -56,7 +57,7 @@ pub(super) fn commit(bench: &Bench) -> Result<Vec<Measure>> {
             scratch::settle();
             let ran = run(podman.command().args(["commit", "-q", "changed", "committed:1"]))?;
             run(podman.command().args(["rmi", "committed:1"]))?;
-            Ok(vec![ran.seconds, ran.peak_bytes])
+            Ok(vec![ran.seconds, ran.peak_bytes, ran.cpu_seconds])
         }),
     ];
     take_turns(bench.rounds, &mut measures, &mut contenders)?;
@@ -84,7 +85,7 @@ fn commit_shale(store: &Shale, container: &str) -> Result<Vec<f64>> {
     scratch::settle();
     let ran = run(store.command().args(["commit", container, "committed:1"]))?;
     run(store.command().args(["rmi", "committed:1"]))?;
-    Ok(vec![ran.seconds, ran.peak_bytes])
+    Ok(vec![ran.seconds, ran.peak_bytes, ran.cpu_seconds])
 }
 
 /// One changed file in a large image and in a small one.

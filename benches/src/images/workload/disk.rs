@@ -93,8 +93,13 @@ fn in_shale(bench: &Bench, layouts: &[PathBuf]) -> Result<(f64, Result<f64>)> {
 fn in_podman(bench: &Bench, layouts: &[PathBuf]) -> Result<f64> {
     let podman = Podman::new(bench.tools.podman.as_ref(), bench.place.fresh("podman")?)?;
     for layout in layouts {
-        let name = format!("oci:{}:latest", layout.display());
-        run(podman.command().args(["pull", "-q", &name]))?;
+        // By a relative path: Podman makes the image's name of it, and takes no capitals.
+        let (dir, name) = (layout.parent(), layout.file_name());
+        let (dir, name) = (dir.unwrap_or(layout), name.unwrap_or_default().to_string_lossy());
+        let mut command = podman.command();
+        run(command
+            .current_dir(dir)
+            .args(["pull", "-q", &format!("oci:{name}:latest")]))?;
     }
     scratch::settle();
     Ok(disk_usage(&podman.root())? as f64)

@@ -49,6 +49,11 @@ pub(super) fn import(bench: &Bench) -> Result<Vec<Measure>> {
                 Unit::Seconds,
                 "the same with all of it written out to the disk",
             ),
+            Measure::new(
+                format!("{name}-cpu"),
+                Unit::Seconds,
+                "its time on processors, the writing out not counted",
+            ),
         ];
         let archive = archive.as_path();
         tree::read_through(archive)?;
@@ -92,7 +97,7 @@ fn missing(program: &str) -> BenchError {
     }
 }
 
-/// Time, peak memory, and time until all is on the disk.
+/// Time, peak memory, time until all is on the disk, and time on processors.
 fn synced(run: impl FnOnce() -> Result<Ran>) -> Result<Vec<f64>> {
     scratch::settle();
     let ran = run()?;
@@ -102,6 +107,7 @@ fn synced(run: impl FnOnce() -> Result<Ran>) -> Result<Vec<f64>> {
         ran.seconds,
         ran.peak_bytes,
         ran.seconds + started.elapsed().as_secs_f64(),
+        ran.cpu_seconds,
     ])
 }
 
