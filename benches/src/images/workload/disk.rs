@@ -99,7 +99,7 @@ fn in_podman(bench: &Bench, layouts: &[PathBuf]) -> Result<f64> {
         let mut command = podman.command();
         run(command
             .current_dir(dir)
-            .args(["pull", "-q", &format!("oci:{name}:latest")]))?;
+            .args(["pull", "-q", &format!("oci:{name}:{name}:1")]))?;
     }
     scratch::settle();
     Ok(disk_usage(&podman.root())? as f64)
@@ -111,8 +111,9 @@ fn images(bench: &Bench) -> Result<Vec<PathBuf>> {
     let base = bench.layers(LAYERS)?;
     let mut layouts = Vec::new();
     let mut add = |name: String, layers: &[Layer]| -> Result<()> {
-        let layout = dir.join(name);
-        archive::write_layout(&layout, "latest", layers, true)?;
+        let layout = dir.join(&name);
+        // A whole name: an image without one would be pruned.
+        archive::write_layout(&layout, &format!("{name}:1"), layers, true)?;
         layouts.push(layout);
         Ok(())
     };
