@@ -132,3 +132,19 @@ fn an_unknown_workload_is_named() {
     assert!(!output.status.success());
     assert!(message.contains("no workload `wlak`"), "{message}");
 }
+
+#[test]
+fn images_lists_its_workloads_and_names_an_unknown_one() {
+    let images = |word: &str| {
+        Command::new(env!("CARGO_BIN_EXE_images"))
+            .arg(word)
+            .output()
+            .unwrap()
+    };
+    let listed = images("--list");
+    assert!(listed.status.success());
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("\ncommit "));
+    let unknown = images("comit");
+    assert!(!unknown.status.success());
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no workload `comit`"));
+}
