@@ -10,6 +10,9 @@
 //! An index of several layers counts as so many: its own numbers say which of them in bits 48 and up. So the numbers
 //! of an image's files do not depend on how many of its layers are merged into one index.
 //!
+//! The kernel's table of inodes makes little of the upper bits, and files of the same number in many layers would all
+//! meet in one place of it. So the lower 32 bits of an index's numbers are stirred by the layer, which can be undone.
+//!
 //! Counting from the bottom keeps numbers when layers are added on top. A file that was copied up keeps its number
 //! through the `overlay.shale.ino` mark of its copy.
 
@@ -98,10 +101,11 @@ impl Numbers {
             None => ino >> OWN_BITS < count,
             Some(own) => own == device && ino >> OWN_BITS == 0,
         };
-        if fits {
-            return (tag << OWN_BITS) + ino;
+        match own {
+            None if fits => stirred((tag << OWN_BITS) + ino),
+            Some(_) if fits => (tag << OWN_BITS) + ino,
+            _ => self.hand_out((tag, device, ino)),
         }
-        self.hand_out((tag, device, ino))
     }
 
     /// The layer that a number belongs to, and the file's number there, if numbers of that layer lead back to files.
@@ -111,7 +115,7 @@ impl Numbers {
         let layer = self.layers.partition_point(|layer| layer.tag > tag);
         let found = self.layers.get(layer)?;
         let own = found.device.is_none() && tag - found.tag < found.count;
-        own.then(|| (layer, number - (found.tag << OWN_BITS)))
+        own.then(|| (layer, stirred(number) - (found.tag << OWN_BITS)))
     }
 
     /// The number of a file born in the upper.
@@ -128,6 +132,12 @@ impl Numbers {
             .entry(key)
             .or_insert_with(|| self.next.fetch_add(1, Ordering::Relaxed))
     }
+}
+
+/// Spreads the numbers of layers over the kernel's table. Twice is none.
+fn stirred(number: u64) -> u64 {
+    let layer = (number >> OWN_BITS) as u32;
+    number ^ u64::from(layer.wrapping_mul(0x9e37_79b1))
 }
 
 #[cfg(test)]
