@@ -74,10 +74,13 @@ impl Store {
         let image = self.image(id)?;
         let database = self.database();
         let sql = "SELECT manifest_digest, parent_id, created_at_s FROM images WHERE id = ?1";
-        let (manifest, parent, created_at_s): (String, Option<String>, i64) =
-            database.query_row(sql, [id.to_string()], |row| {
+        let row: Option<(String, Option<String>, i64)> = database
+            .query_row(sql, [id.to_string()], |row| {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
+            })
+            .optional()?;
+        // It may have been removed since the first query.
+        let (manifest, parent, created_at_s) = row.ok_or_else(|| StoreError::NoSuchImage(id.to_string()))?;
         let sql = "SELECT image_layers.diff_id, blob_digest, size_bytes FROM image_layers JOIN layers USING (diff_id)
                    WHERE image_id = ?1 ORDER BY position";
         let mut statement = database.prepare(sql)?;
