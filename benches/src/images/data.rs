@@ -216,11 +216,11 @@ impl Bench {
                 })?
             }
         };
-        eprintln!(
-            "    took {:.1} s, at most {:.1} MB of memory",
+        self.data.note(format!(
+            "making the image {name} took {:.1} s and at most {:.0} MB of memory",
             ran.seconds,
             ran.peak_bytes / 1e6
-        );
+        ));
         self.data.images.borrow_mut().insert(name.clone());
         Ok(name)
     }

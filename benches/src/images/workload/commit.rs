@@ -5,7 +5,7 @@ use crate::images::data::{Image, LAYERS};
 use crate::images::measure::{Measure, Unit};
 use crate::images::podman::Podman;
 use crate::images::shale::Shale;
-use crate::images::tools::run;
+use crate::images::tools::{Ran, run};
 use crate::images::{Bench, Contender, take_turns};
 use crate::scratch;
 
@@ -47,6 +47,11 @@ pub(super) fn commit(bench: &Bench) -> Result<Vec<Measure>> {
         .ratio_at_most("shale", "podman", 1.0 / 15.0),
         Measure::new("commit-memory", Unit::Bytes, "the most memory used by that"),
         Measure::new("commit-cpu", Unit::Seconds, "its time on processors"),
+        Measure::new(
+            "commit-synced",
+            Unit::Seconds,
+            "the same with all of it written out to the disk",
+        ),
     ];
     let mut contenders = vec![
         Contender::new("shale", |_| commit_shale(store, "changed")),
@@ -56,8 +61,9 @@ pub(super) fn commit(bench: &Bench) -> Result<Vec<Measure>> {
                 .map_err(|text| crate::error::BenchError::Wrong(text.clone()))?;
             scratch::settle();
             let ran = run(podman.command().args(["commit", "-q", "changed", "committed:1"]))?;
+            let samples = samples(&ran);
             run(podman.command().args(["rmi", "committed:1"]))?;
-            Ok(vec![ran.seconds, ran.peak_bytes, ran.cpu_seconds])
+            Ok(samples)
         }),
     ];
     take_turns(bench.rounds, &mut measures, &mut contenders)?;
@@ -84,8 +90,17 @@ fn changed_in_podman(bench: &Bench) -> Result<Podman, String> {
 fn commit_shale(store: &Shale, container: &str) -> Result<Vec<f64>> {
     scratch::settle();
     let ran = run(store.command().args(["commit", container, "committed:1"]))?;
+    let samples = samples(&ran);
     run(store.command().args(["rmi", "committed:1"]))?;
-    Ok(vec![ran.seconds, ran.peak_bytes, ran.cpu_seconds])
+    Ok(samples)
+}
+
+/// Time, peak memory, time on processors, and time until all is on the disk.
+fn samples(ran: &Ran) -> Vec<f64> {
+    let started = std::time::Instant::now();
+    scratch::settle();
+    let synced = ran.seconds + started.elapsed().as_secs_f64();
+    vec![ran.seconds, ran.peak_bytes, ran.cpu_seconds, synced]
 }
 
 /// One changed file in a large image and in a small one.
