@@ -19,7 +19,6 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustix::fs::OFlags;
@@ -49,10 +48,6 @@ const BLOCK_BYTES: u32 = 4096;
 /// Packed contents are read whole, to be verified: no longer one is believed. Writers of packs stop far below.
 const PACKED_BYTES_MAX: u64 = 1 << 20;
 
-/// After so many contents of a pack the kernel is told to read all of it, if it is no larger than this.
-const READS_BEFORE_ALL: u32 = 16;
-const READ_ALL_BYTES_MAX: u64 = 64 << 20;
-
 /// One or several layers of an image, or of an archive.
 pub struct ImageLayer {
     path: PathBuf,
@@ -61,7 +56,7 @@ pub struct ImageLayer {
     /// The directory of objects, through a read-only mount of its own where the kernel allows it.
     objects: OwnedFd,
     /// By layer, opened when first needed.
-    packs: Vec<OnceLock<Arc<Pack>>>,
+    packs: Vec<OnceLock<Arc<File>>>,
     streams: Vec<OnceLock<Arc<dyn ReadAt>>>,
     cache: Arc<PageCache>,
     owners: Mapped,
@@ -141,7 +136,7 @@ impl ImageLayer {
         }
     }
 
-    fn pack(&self, layer: u16) -> Result<&Arc<Pack>> {
+    fn pack(&self, layer: u16) -> Result<&Arc<File>> {
         let slot = self
             .packs
             .get(usize::from(layer))
@@ -151,8 +146,7 @@ impl ImageLayer {
         }
         let path = self.repository.pack(&self.index.layers()[usize::from(layer)]);
         let file = File::open(&path).map_err(|error| missing(&path, &error))?;
-        let reads = AtomicU32::new(0);
-        Ok(slot.get_or_init(|| Arc::new(Pack { file, path, reads })))
+        Ok(slot.get_or_init(|| Arc::new(file)))
     }
 
     fn stream(&self, layer: u16) -> Result<&Arc<dyn ReadAt>> {
@@ -304,6 +298,7 @@ impl Layer for ImageLayer {
                 layer, offset, sum, ..
             } => Content::Source(Arc::new(Packed {
                 pack: Arc::clone(self.pack(layer)?),
+                path: self.repository.pack(&self.index.layers()[usize::from(layer)]),
                 offset,
                 size_bytes,
                 sum,
@@ -434,31 +429,11 @@ fn within(length: usize, offset: u64, size_bytes: u64) -> usize {
     usize::try_from(left).map_or(length, |left| left.min(length))
 }
 
-/// The small contents of a layer.
-struct Pack {
-    file: File,
-    path: PathBuf,
-    /// How many contents were read.
-    reads: AtomicU32,
-}
-
-impl Pack {
-    /// Counts a read. Who reads several contents will read more of them, and in an order that the kernel cannot see:
-    /// it is told once to read all of a pack that is not large.
-    fn note_read(&self) {
-        if self.reads.fetch_add(1, Ordering::Relaxed) != READS_BEFORE_ALL {
-            return;
-        }
-        let small = |metadata: &std::fs::Metadata| metadata.len() <= READ_ALL_BYTES_MAX;
-        if self.file.metadata().is_ok_and(|metadata| small(&metadata)) {
-            let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::WillNeed);
-        }
-    }
-}
-
 /// A content in a pack.
 struct Packed {
-    pack: Arc<Pack>,
+    pack: Arc<File>,
+    /// For messages.
+    path: PathBuf,
     offset: u64,
     size_bytes: u64,
     sum: u64,
@@ -468,13 +443,12 @@ impl Packed {
     /// Reads all of it, and verifies it.
     fn read_whole(&self, buffer: &mut [u8]) -> std::io::Result<()> {
         use std::os::unix::fs::FileExt;
-        self.pack.note_read();
-        let problem = match self.pack.file.read_exact_at(buffer, self.offset) {
+        let problem = match self.pack.read_exact_at(buffer, self.offset) {
             Ok(()) if XxHash3_64::oneshot(buffer) == self.sum => return Ok(()),
             Ok(()) => "another sum".to_owned(),
             Err(error) => error.to_string(),
         };
-        let (path, offset) = (&self.pack.path, self.offset);
+        let (path, offset) = (&self.path, self.offset);
         tracing::error!(
             path = %path.display(),
             offset,
@@ -616,11 +590,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"....some content....").unwrap();
         let mut packed = Packed {
-            pack: Arc::new(Pack {
-                file,
-                path: PathBuf::from("pack"),
-                reads: AtomicU32::new(READS_BEFORE_ALL),
-            }),
+            pack: Arc::new(file),
+            path: PathBuf::from("pack"),
             offset: 4,
             size_bytes: 12,
             sum: XxHash3_64::oneshot(b"some content"),
