@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::host::Host;
 use crate::report::{BASE, Cell, Report, Row};
 
 /// The whole text.
@@ -30,9 +31,9 @@ pub fn render(report: &Report) -> String {
     text
 }
 
-fn heading(report: &Report) -> String {
-    let host = &report.host;
-    let mut text = format!(
+/// What is said of the machine and the rounds at the top of every table.
+pub(crate) fn host_lines(host: &Host, rounds: usize) -> String {
+    format!(
         "{}  Linux {}, {} × {}, {} MiB\nload before {}, after {}; overlayfs {}; {} rounds\n",
         host.date,
         host.kernel,
@@ -42,8 +43,12 @@ fn heading(report: &Report) -> String {
         short_load(&host.load_before),
         short_load(&host.load_after),
         host.overlay_parameters,
-        report.rounds,
-    );
+        rounds,
+    )
+}
+
+fn heading(report: &Report) -> String {
+    let mut text = host_lines(&report.host, report.rounds);
     for system in &report.systems {
         let _ = writeln!(text, "{}: {}", system.name, system.version);
     }
@@ -55,7 +60,7 @@ fn heading(report: &Report) -> String {
 }
 
 /// The averages of the load, without the counts of processes.
-pub(crate) fn short_load(load: &str) -> String {
+fn short_load(load: &str) -> String {
     load.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Sizes;
 use super::measure::{Cell, Measure, Target};
 use crate::host::Host;
-use crate::table::{digits, short_load};
+use crate::table::{digits, host_lines};
 
 /// Everything about a run.
 #[derive(Debug, Serialize)]
@@ -65,19 +65,7 @@ impl Report {
     }
 
     fn heading(&self) -> String {
-        let host = &self.host;
-        let mut text = format!(
-            "{}  Linux {}, {} × {}, {} MiB\nload before {}, after {}; overlayfs {}; {} rounds\n",
-            host.date,
-            host.kernel,
-            host.cpus,
-            host.cpu,
-            host.memory_mib,
-            short_load(&host.load_before),
-            short_load(&host.load_after),
-            host.overlay_parameters,
-            self.rounds,
-        );
+        let mut text = host_lines(&self.host, self.rounds);
         for line in &self.programs {
             let _ = writeln!(text, "{line}");
         }

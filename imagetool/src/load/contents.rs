@@ -227,21 +227,7 @@ impl Documents for Contents {
                 }
                 Ok(archive.documents.get(&path).cloned())
             }
-            Self::Directory(directory) => {
-                let Some(file) = directory.file(path)? else {
-                    return Ok(None);
-                };
-                let mut bytes = Vec::new();
-                file.take(DOCUMENT_LIMIT + 1)
-                    .read_to_end(&mut bytes)
-                    .map_err(ImageError::io("read", path))?;
-                if bytes.len() as u64 > DOCUMENT_LIMIT {
-                    return Err(ImageError::Invalid(format!(
-                        "{path} is larger than {DOCUMENT_LIMIT} bytes"
-                    )));
-                }
-                Ok(Some(bytes))
-            }
+            Self::Directory(directory) => directory.document(path),
         }
     }
 }
