@@ -2,6 +2,7 @@
 
 pub mod compression;
 pub(crate) mod directory;
+pub mod hashed;
 pub mod member;
 mod number;
 pub mod pax;

@@ -1,9 +1,8 @@
 //! A layer's stream on its way into the store.
 //!
 //! ```text
-//! thread 1   raw bytes ──► [hash + blob file] ──► decompress ──► chunks ──┐
-//! thread 2   chunks ──► hash (diff id)                                    │
-//! caller     chunks ──► members ──► contents, tree, recipe  ◄─────────────┘
+//! thread     raw bytes ──► [hash + blob file] ──► decompress ──► chunks ──┐
+//! caller     chunks ──► hash (diff id, contents) ──► members ──► contents, tree, recipe
 //! ```
 //!
 //! One pass. The chunks come from a pool of fixed size, so that memory is bounded however large the layer is and
@@ -18,7 +17,6 @@ use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use sha2::{Digest as _, Sha256};
 
 use self::chunks::{ChunkReader, Feed};
 use crate::archive::compression::{Compression, decompress, sniff};
@@ -141,37 +139,24 @@ fn pass(
 ) -> Result<Ingested, ImageError> {
     let (writer, recipe) = LayerWriter::new(staging)?;
     let feed = Feed::new();
-    let (to_hash, hashed) = sync_channel(chunks::COUNT);
     let (to_members, receiver) = sync_channel(chunks::COUNT);
     let kept = blob.as_mut();
-    let (digest, taken) = thread::scope(|scope| {
-        let hashing = scope.spawn(move || {
-            let mut hasher = Sha256::new();
-            for chunk in hashed {
-                let chunk: chunks::Shared = chunk;
-                hasher.update(&chunk[..]);
-            }
-            Digest::from(<[u8; 32]>::from(hasher.finalize()))
-        });
+    let taken = thread::scope(|scope| {
         scope.spawn(move || {
-            let sent = to_members.clone();
             let outcome = send(&feed, compression, reader, kept, |chunk| {
-                to_hash.send(chunk.clone()).is_ok() && to_members.send(Ok(chunk)).is_ok()
+                to_members.send(Ok(chunk)).is_ok()
             });
             if let Err(error) = outcome {
                 // nobody listens any more where the members were refused already
-                let _ = sent.send(Err(error));
+                let _ = to_members.send(Err(error));
             }
         });
         let mut members = Members::recording(ChunkReader::new(receiver), recipe);
-        let taken = read_members(writer, &mut members).and_then(|writer| {
-            let (end_marker, _, recipe) = members.finish_recording()?;
-            Ok((writer, end_marker, recipe))
-        });
-        (hashing.join(), taken)
+        let writer = read_members(writer, &mut members)?;
+        let (end_marker, reader, recipe) = members.finish_recording()?;
+        Ok((writer, end_marker, recipe, Digest::from(reader.finish())))
     });
-    let (mut writer, end_marker, recipe) = taken.map_err(|error| named(what, error))?;
-    let diff_id = digest.map_err(|_| ImageError::Invalid(format!("{what}: its hash was not finished")))?;
+    let (mut writer, end_marker, recipe, diff_id) = taken.map_err(|error| named(what, error))?;
     let dropped = writer.tree().dropped_xattrs();
     let size_bytes = recipe.length_bytes();
     let layer = writer
@@ -204,7 +189,7 @@ fn send(
     compression: Compression,
     mut reader: impl Read + Send,
     blob: Option<&mut BlobWriter>,
-    wanted: impl FnMut(chunks::Shared) -> bool,
+    wanted: impl FnMut(chunks::Chunk) -> bool,
 ) -> io::Result<()> {
     let Some(blob) = blob else {
         return match compression {

@@ -182,12 +182,18 @@ impl Work<'_> {
     fn prepare_all(&self, sources: &[LayerSource], diff_ids: &[Digest]) -> Result<Vec<Prepared>, ImageError> {
         let count = diff_ids.len();
         let next = AtomicUsize::new(0);
+        // the largest first: whoever takes the last one should not keep the others waiting
+        let mut order: Vec<usize> = (0..count).collect();
+        let size_bytes = |at: usize| sources[at].expected.as_ref().map_or(0, |expected| expected.size_bytes);
+        order.sort_by_key(|at| std::cmp::Reverse(size_bytes(*at)));
         let results: Mutex<Vec<Option<Result<Prepared, ImageError>>>> =
             Mutex::new((0..count).map(|_| None).collect());
         let work = || {
             loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(diff_id) = diff_ids.get(at) else { return };
+                let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                    return;
+                };
+                let diff_id = &diff_ids[at];
                 if diff_ids[..at].contains(diff_id) {
                     continue; // taken in once, and repeated below
                 }

@@ -12,6 +12,7 @@
 //! index       what a layer or several merged ones hold, mapped: names, attributes, where contents lie
 //! stream      random access to plain and compressed archives where they lie
 //! cache       what they were decompressed to, bounded, read once for many
+//! sha256      the hash of a stream and of a stretch of it at once
 //! sys         system calls
 //! ```
 
@@ -27,6 +28,7 @@ pub mod index;
 pub mod io_mode;
 pub mod layer;
 pub mod repository;
+pub mod sha256;
 pub mod stream;
 mod sys;
 mod union;

@@ -1,7 +1,7 @@
 //! System calls on files of a layer, relative to open directories and never through path strings.
 //!
-//! Everything here goes through `rustix`, so it needs no `unsafe` of ours; the little that does lies in [`process`]
-//! and `map`.
+//! Everything here goes through `rustix`, so it needs no `unsafe` of ours; the little that does lies in [`process`],
+//! `map`, `inflate` and `sha256`.
 //! A file is named either by a directory descriptor and one component, or by an `O_PATH` descriptor. Extended
 //! attributes have no `*at` calls on the kernels we support, so they go through `/proc/self/fd/N`, which is a
 //! magic link to exactly the file that the descriptor holds.
@@ -10,6 +10,7 @@ pub(crate) mod inflate;
 pub(crate) mod map;
 pub(crate) mod mount;
 pub mod process;
+pub(crate) mod sha256;
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

@@ -16,6 +16,7 @@
 
 use std::io::{self, Read, Seek, Write};
 
+use super::hashed::HashedRead;
 use super::number::{field, signed_field};
 use super::pax;
 
@@ -596,6 +597,16 @@ impl<R: Read, L: Write> Read for Members<R, L> {
         self.content -= count as u64;
         self.offset += count as u64;
         Ok(count)
+    }
+}
+
+impl<R: HashedRead, L: Write> HashedRead for Members<R, L> {
+    fn begin(&mut self) {
+        self.reader.begin();
+    }
+
+    fn end(&mut self) -> ufs::index::Sha256 {
+        self.reader.end()
     }
 }
 

@@ -22,6 +22,7 @@ use ufs::diff::{Change, Snapshot};
 use ufs::index::ContentId;
 use ufs::layer::Content;
 
+use crate::archive::hashed::Hashed;
 use crate::archive::member::{Kind, Member};
 use crate::archive::write::Writer;
 use crate::digest::Digest;
@@ -139,7 +140,7 @@ fn take(
         Some(content @ Content::Source(_)) => {
             let size_bytes = entry.member.size_bytes;
             let taken = contents
-                .take(&mut content.into_reader(), size_bytes, None)
+                .take(&mut Hashed::new(content.into_reader()), size_bytes, None)
                 .map_err(failed)?;
             return Ok(Outcome::Taken(taken, Moment::whole(size_bytes)));
         }

@@ -1,24 +1,24 @@
-//! Chunks of a stream that several threads read, from a pool of fixed size.
+//! Chunks of a stream that one thread fills and another reads, from a pool of fixed size.
 //!
 //! ```text
-//! pool ──► filled ──► shared with the readers ──► the last one drops it ──► pool
+//! pool ──► filled ──► read and hashed ──► dropped ──► pool
 //! ```
 //!
-//! When all chunks are in use, filling waits. Readers that have gone give their chunks back, so that it never waits for
-//! them.
+//! When all chunks are in use, filling waits. A reader that has gone gives its chunks back, so that it never waits for
+//! it.
 
 use std::io::{self, Read};
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use ufs::sha256::{Sha256, update_both};
+
+use crate::archive::hashed::HashedRead;
 
 /// Size of a chunk.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Number of chunks of one stream.
 pub(super) const COUNT: usize = 8;
-
-/// A chunk that several threads read.
-pub(super) type Shared = Arc<Chunk>;
 
 /// Bytes of the stream; goes back to the pool when nobody needs it any more.
 pub(super) struct Chunk {
@@ -63,7 +63,7 @@ impl Feed {
     pub(super) fn fill(
         &self,
         reader: &mut dyn Read,
-        mut wanted: impl FnMut(Shared) -> bool,
+        mut wanted: impl FnMut(Chunk) -> bool,
     ) -> io::Result<bool> {
         loop {
             // the sender is ours: this waits, but never fails
@@ -82,7 +82,7 @@ impl Feed {
                 }
             }
             let pool = self.back.clone();
-            if length > 0 && !wanted(Arc::new(Chunk { bytes, length, pool })) {
+            if length > 0 && !wanted(Chunk { bytes, length, pool }) {
                 return Ok(false);
             }
             if ended {
@@ -92,21 +92,30 @@ impl Feed {
     }
 }
 
-/// The chunks one after another as a reader.
+/// The chunks one after another as a reader, which hashes what it gives.
 pub(super) struct ChunkReader {
-    receiver: Receiver<io::Result<Shared>>,
-    current: Option<Shared>,
+    receiver: Receiver<io::Result<Chunk>>,
+    current: Option<Chunk>,
     at: usize,
+    whole: Sha256,
+    stretch: Option<Sha256>,
 }
 
 impl ChunkReader {
     /// Reads what is sent to `receiver`; its end is the stream's end.
-    pub(super) fn new(receiver: Receiver<io::Result<Shared>>) -> Self {
+    pub(super) fn new(receiver: Receiver<io::Result<Chunk>>) -> Self {
         Self {
             receiver,
             current: None,
             at: 0,
+            whole: Sha256::new(),
+            stretch: None,
         }
+    }
+
+    /// The SHA-256 of everything that was read.
+    pub(super) fn finish(self) -> [u8; 32] {
+        self.whole.finish()
     }
 }
 
@@ -118,6 +127,10 @@ impl Read for ChunkReader {
                 if !rest.is_empty() {
                     let count = rest.len().min(buffer.len());
                     buffer[..count].copy_from_slice(&rest[..count]);
+                    match &mut self.stretch {
+                        Some(stretch) => update_both(&mut self.whole, stretch, &rest[..count]),
+                        None => self.whole.update(&rest[..count]),
+                    }
                     self.at += count;
                     return Ok(count);
                 }
@@ -130,5 +143,15 @@ impl Read for ChunkReader {
                 Err(_) => return Ok(0),
             }
         }
+    }
+}
+
+impl HashedRead for ChunkReader {
+    fn begin(&mut self) {
+        self.stretch = Some(Sha256::new());
+    }
+
+    fn end(&mut self) -> ufs::index::Sha256 {
+        self.stretch.take().unwrap_or_default().finish()
     }
 }

@@ -13,7 +13,7 @@
 //! [`Contents`] has no state but its folders: several threads may use one.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use ufs::repository::{Repository, hex};
 
 use super::LayerError;
+use crate::archive::hashed::HashedRead;
 use crate::error::StoreError;
 
 /// Largest content that goes to the pack; larger ones become objects.
@@ -124,19 +125,20 @@ impl Contents {
     /// `None` when it is empty or one hole.
     pub fn take(
         &self,
-        reader: &mut dyn Read,
+        reader: &mut dyn HashedRead,
         size_bytes: u64,
         segments: Option<Pieces<'_>>,
     ) -> Result<Option<Taken>, LayerError> {
         let whole = [(0, size_bytes)];
-        let pieces = segments.unwrap_or(&whole);
+        let (pieces, is_whole) = (segments.unwrap_or(&whole), segments.is_none());
         if pieces.iter().all(|(_, length)| *length == 0) {
             return Ok(None);
         }
         if size_bytes > MEMORY_BYTES_MAX {
-            return self.take_large(reader, size_bytes, pieces).map(Some);
+            return self.take_large(reader, size_bytes, pieces, is_whole).map(Some);
         }
         let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
+        reader.begin();
         for (offset, length) in pieces {
             let from = usize::try_from(*offset).unwrap_or(usize::MAX);
             let to = from.saturating_add(usize::try_from(*length).unwrap_or(usize::MAX));
@@ -145,7 +147,8 @@ impl Contents {
                 .ok_or_else(|| LayerError::Read(io::ErrorKind::InvalidInput.into()))?;
             reader.read_exact(part).map_err(LayerError::Read)?;
         }
-        let digest = Sha256::digest(&bytes).into();
+        let read = reader.end();
+        let digest = if is_whole { read } else { Sha256::digest(&bytes).into() };
         if size_bytes <= PACK_BYTES_MAX {
             return Ok(Some(Taken::Small { digest, bytes }));
         }
@@ -221,13 +224,19 @@ impl Contents {
 
     fn take_large(
         &self,
-        reader: &mut dyn Read,
+        reader: &mut dyn HashedRead,
         size_bytes: u64,
         pieces: Pieces<'_>,
+        is_whole: bool,
     ) -> Result<Taken, LayerError> {
         let (file, path) = self.create()?;
-        let mut sink = Sink::new(&file, &path, size_bytes)?;
+        // holes are not read, but count in the hash
+        let mut sink = match is_whole {
+            true => Sink::new(&file, &path, size_bytes)?,
+            false => Sink::hashing(&file, &path, size_bytes)?,
+        };
         let mut buffer = vec![0; BUFFER_BYTES];
+        reader.begin();
         for (offset, length) in pieces {
             sink.hole(*offset)?;
             let mut left = *length;
@@ -239,7 +248,8 @@ impl Contents {
                 left -= wanted as u64;
             }
         }
-        let digest = sink.finish(size_bytes)?;
+        let read = reader.end();
+        let digest = sink.finish(size_bytes)?.unwrap_or(read);
         self.name(&path, &digest)?;
         Ok(Taken::Object { digest, size_bytes })
     }
@@ -278,11 +288,12 @@ impl Contents {
     }
 }
 
-/// An object being written and hashed; what is passed over becomes a hole.
+/// An object being written; what is passed over becomes a hole.
 struct Sink<'a> {
     file: &'a File,
     path: &'a Path,
-    hasher: Sha256,
+    /// `None` where somebody else hashes.
+    hasher: Option<Sha256>,
     at: u64,
     written_back: u64,
     holes_bytes: u64,
@@ -295,15 +306,24 @@ impl<'a> Sink<'a> {
         Ok(Self {
             file,
             path,
-            hasher: Sha256::new(),
+            hasher: None,
             at: 0,
             written_back: 0,
             holes_bytes: 0,
         })
     }
 
+    /// The same, and hashes what the file will hold.
+    fn hashing(file: &'a File, path: &'a Path, size_bytes: u64) -> Result<Self, StoreError> {
+        let mut sink = Self::new(file, path, size_bytes)?;
+        sink.hasher = Some(Sha256::new());
+        Ok(sink)
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.hasher.update(bytes);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
         self.file
             .write_all_at(bytes, self.at)
             .map_err(StoreError::io("write", self.path))?;
@@ -332,14 +352,17 @@ impl<'a> Sink<'a> {
             let error = io::Error::new(io::ErrorKind::FileTooLarge, problem);
             return Err(StoreError::io("take in a file as", self.path)(error));
         }
-        hash_zeros(&mut self.hasher, length);
+        if let Some(hasher) = &mut self.hasher {
+            hash_zeros(hasher, length);
+        }
         self.at = self.at.max(to);
         Ok(())
     }
 
-    fn finish(mut self, size_bytes: u64) -> Result<ufs::index::Sha256, StoreError> {
+    /// Ends the object; gives its digest when it was hashed here.
+    fn finish(mut self, size_bytes: u64) -> Result<Option<ufs::index::Sha256>, StoreError> {
         self.hole(size_bytes)?;
-        Ok(self.hasher.finalize().into())
+        Ok(self.hasher.map(|hasher| hasher.finalize().into()))
     }
 }
 
@@ -352,15 +375,18 @@ fn hash_zeros(hasher: &mut Sha256, mut count: u64) {
 }
 
 fn write_pieces(file: &File, bytes: &[u8], pieces: Pieces<'_>) -> io::Result<()> {
+    let mut written = 0;
     for (offset, length) in pieces {
         let from = usize::try_from(*offset).unwrap_or(usize::MAX);
         let part = bytes.get(from..).unwrap_or_default();
-        file.write_all_at(
-            &part[..part.len().min(usize::try_from(*length).unwrap_or(0))],
-            *offset,
-        )?;
+        let part = &part[..part.len().min(usize::try_from(*length).unwrap_or(0))];
+        file.write_all_at(part, *offset)?;
+        written = offset + part.len() as u64;
     }
-    file.set_len(bytes.len() as u64)
+    match written < bytes.len() as u64 {
+        true => file.set_len(bytes.len() as u64),
+        false => Ok(()),
+    }
 }
 
 /// Where data begins at or after an offset; `None` when only a hole is left.
@@ -430,17 +456,18 @@ fn copy_file(
     object: &File,
     path: &Path,
 ) -> Result<ufs::index::Sha256, LayerError> {
-    let mut sink = Sink::new(object, path, size_bytes)?;
+    let mut sink = Sink::hashing(object, path, size_bytes)?;
     each_piece(file, size_bytes, |offset, bytes| -> Result<(), LayerError> {
         sink.hole(offset)?;
         Ok(sink.write(bytes)?)
     })?;
-    Ok(sink.finish(size_bytes)?)
+    Ok(sink.finish(size_bytes)?.unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::hashed::Hashed;
     use std::os::unix::fs::MetadataExt;
 
     fn contents(folder: &Path) -> Contents {
@@ -460,7 +487,7 @@ mod tests {
         let limit = PACK_BYTES_MAX as usize;
         for size in [1, limit, limit + 1, 1 << 20, (1 << 20) + 1, 3 << 20] {
             let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            let taken = contents.take(&mut bytes.as_slice(), size as u64, None).unwrap();
+            let taken = contents.take(&mut Hashed::new(bytes.as_slice()), size as u64, None).unwrap();
             let digest = sha(&bytes);
             if size <= limit {
                 assert_eq!(taken, Some(Taken::Small { digest, bytes }));
@@ -471,8 +498,8 @@ mod tests {
                 assert!(staged == bytes, "{size}");
             }
         }
-        assert_eq!(contents.take(&mut io::empty(), 0, None).unwrap(), None);
-        assert_eq!(contents.take(&mut io::empty(), 1 << 40, Some(&[])).unwrap(), None);
+        assert_eq!(contents.take(&mut Hashed::new(io::empty()), 0, None).unwrap(), None);
+        assert_eq!(contents.take(&mut Hashed::new(io::empty()), 1 << 40, Some(&[])).unwrap(), None);
     }
 
     #[test]
@@ -487,7 +514,7 @@ mod tests {
             expanded[..512].fill(b'a');
             expanded[middle as usize..middle as usize + 3].copy_from_slice(b"end");
             let taken = contents
-                .take(&mut stored.as_slice(), size, Some(&pieces))
+                .take(&mut Hashed::new(stored.as_slice()), size, Some(&pieces))
                 .unwrap();
             let digest = sha(&expanded);
             if size <= PACK_BYTES_MAX {
@@ -523,12 +550,12 @@ mod tests {
             let object = contents.repository.object(&digest);
             fs::create_dir_all(object.parent().unwrap()).unwrap();
             fs::write(&object, &bytes).unwrap();
-            contents.take(&mut bytes.as_slice(), size as u64, None).unwrap();
+            contents.take(&mut Hashed::new(bytes.as_slice()), size as u64, None).unwrap();
             let staged = folder.path().join("staged").join(hex(&digest));
             let ino = |path: &Path| fs::metadata(path).unwrap().ino();
             assert_eq!(ino(&staged), ino(&object));
             // once more: it is staged already
-            contents.take(&mut bytes.as_slice(), size as u64, None).unwrap();
+            contents.take(&mut Hashed::new(bytes.as_slice()), size as u64, None).unwrap();
         }
         let names = fs::read_dir(folder.path().join("staged")).unwrap().count();
         assert_eq!(names, 2, "a temporary file was left");
@@ -539,7 +566,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let contents = contents(folder.path());
         for size in [10, 100_000, 2 << 20] {
-            assert!(contents.take(&mut &b"short"[..], size, None).is_err(), "{size}");
+            assert!(contents.take(&mut Hashed::new(&b"short"[..]), size, None).is_err(), "{size}");
         }
     }
 
@@ -547,9 +574,9 @@ mod tests {
     fn a_hole_that_nobody_can_hash_is_refused_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let contents = contents(folder.path());
-        let mut data: &[u8] = b"x";
+        let data: &[u8] = b"x";
         let size_bytes = i64::MAX.unsigned_abs();
-        let taken = contents.take(&mut data, size_bytes, Some(&[(0, 1)]));
+        let taken = contents.take(&mut Hashed::new(data), size_bytes, Some(&[(0, 1)]));
         assert!(
             matches!(taken, Err(LayerError::Store(StoreError::Io { .. }))),
             "{taken:?}"

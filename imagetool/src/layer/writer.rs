@@ -10,7 +10,7 @@
 //! The index says where in the pack a content is and what its sum is; nothing else has to be read to find it.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use twox_hash::XxHash3_64;
@@ -20,6 +20,7 @@ use ufs::index::build::{Stored, Tree};
 use super::LayerError;
 use super::contents::{Contents, Taken};
 use super::recipe::RecipeWriter;
+use crate::archive::hashed::HashedRead;
 use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::store::{StagedLayer, Staging};
@@ -106,7 +107,7 @@ impl LayerWriter {
     /// after another. `None` when it is empty or one hole.
     pub fn content(
         &mut self,
-        reader: &mut dyn Read,
+        reader: &mut dyn HashedRead,
         size_bytes: u64,
         segments: Option<&[(u64, u64)]>,
     ) -> Result<Option<ContentId>, LayerError> {
