@@ -101,6 +101,7 @@ pub fn commit(
     let id = config.digest;
     let staged: Vec<_> = layer.into_iter().map(|new| new.staged).collect();
     let names: Vec<Reference> = options.name.iter().map(|name| name.clone().or_latest()).collect();
+    staging.hand_over();
     store.publish(&staging, &[config, manifest], &staged, &image, &names)?;
     Ok(id)
 }

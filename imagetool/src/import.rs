@@ -76,6 +76,7 @@ pub fn import(
     let mut blobs = vec![staging.add_blob(image.config_json.as_bytes())?, manifest];
     blobs.extend(ingested.blob.staged);
     let names: Vec<Reference> = options.name.iter().map(|name| name.clone().or_latest()).collect();
+    staging.hand_over();
     store.publish(&staging, &blobs, &[ingested.layer], &image, &names)?;
     Ok(Digest::of(image.config_json.as_bytes()))
 }

@@ -17,7 +17,6 @@ use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-
 use self::chunks::{ChunkReader, Feed};
 use crate::archive::compression::{Compression, decompress, sniff};
 use crate::archive::member::{Members, TarError};
@@ -144,6 +143,7 @@ fn pass(
     let taken = thread::scope(|scope| {
         scope.spawn(move || {
             let outcome = send(&feed, compression, reader, kept, |chunk| {
+                staging.written(chunk.len() as u64);
                 to_members.send(Ok(chunk)).is_ok()
             });
             if let Err(error) = outcome {

@@ -89,8 +89,12 @@ fn load(
     progress: &Progress,
 ) -> Result<Vec<Loaded>, ImageError> {
     let mut loaded = Vec::new();
-    for described in describe(contents)? {
-        loaded.push(load_one(store, staging, contents, &described, progress)?);
+    let described = describe(contents)?;
+    for (before, image) in described.iter().enumerate() {
+        if before + 1 == described.len() {
+            staging.hand_over();
+        }
+        loaded.push(load_one(store, staging, contents, image, progress)?);
     }
     Ok(loaded)
 }
@@ -184,7 +188,12 @@ impl Work<'_> {
         let next = AtomicUsize::new(0);
         // the largest first: whoever takes the last one should not keep the others waiting
         let mut order: Vec<usize> = (0..count).collect();
-        let size_bytes = |at: usize| sources[at].expected.as_ref().map_or(0, |expected| expected.size_bytes);
+        let size_bytes = |at: usize| {
+            sources[at]
+                .expected
+                .as_ref()
+                .map_or(0, |expected| expected.size_bytes)
+        };
         order.sort_by_key(|at| std::cmp::Reverse(size_bytes(*at)));
         let results: Mutex<Vec<Option<Result<Prepared, ImageError>>>> =
             Mutex::new((0..count).map(|_| None).collect());

@@ -148,7 +148,11 @@ impl Contents {
             reader.read_exact(part).map_err(LayerError::Read)?;
         }
         let read = reader.end();
-        let digest = if is_whole { read } else { Sha256::digest(&bytes).into() };
+        let digest = if is_whole {
+            read
+        } else {
+            Sha256::digest(&bytes).into()
+        };
         if size_bytes <= PACK_BYTES_MAX {
             return Ok(Some(Taken::Small { digest, bytes }));
         }
@@ -487,7 +491,9 @@ mod tests {
         let limit = PACK_BYTES_MAX as usize;
         for size in [1, limit, limit + 1, 1 << 20, (1 << 20) + 1, 3 << 20] {
             let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
-            let taken = contents.take(&mut Hashed::new(bytes.as_slice()), size as u64, None).unwrap();
+            let taken = contents
+                .take(&mut Hashed::new(bytes.as_slice()), size as u64, None)
+                .unwrap();
             let digest = sha(&bytes);
             if size <= limit {
                 assert_eq!(taken, Some(Taken::Small { digest, bytes }));
@@ -498,8 +504,16 @@ mod tests {
                 assert!(staged == bytes, "{size}");
             }
         }
-        assert_eq!(contents.take(&mut Hashed::new(io::empty()), 0, None).unwrap(), None);
-        assert_eq!(contents.take(&mut Hashed::new(io::empty()), 1 << 40, Some(&[])).unwrap(), None);
+        assert_eq!(
+            contents.take(&mut Hashed::new(io::empty()), 0, None).unwrap(),
+            None
+        );
+        assert_eq!(
+            contents
+                .take(&mut Hashed::new(io::empty()), 1 << 40, Some(&[]))
+                .unwrap(),
+            None
+        );
     }
 
     #[test]
@@ -550,12 +564,16 @@ mod tests {
             let object = contents.repository.object(&digest);
             fs::create_dir_all(object.parent().unwrap()).unwrap();
             fs::write(&object, &bytes).unwrap();
-            contents.take(&mut Hashed::new(bytes.as_slice()), size as u64, None).unwrap();
+            contents
+                .take(&mut Hashed::new(bytes.as_slice()), size as u64, None)
+                .unwrap();
             let staged = folder.path().join("staged").join(hex(&digest));
             let ino = |path: &Path| fs::metadata(path).unwrap().ino();
             assert_eq!(ino(&staged), ino(&object));
             // once more: it is staged already
-            contents.take(&mut Hashed::new(bytes.as_slice()), size as u64, None).unwrap();
+            contents
+                .take(&mut Hashed::new(bytes.as_slice()), size as u64, None)
+                .unwrap();
         }
         let names = fs::read_dir(folder.path().join("staged")).unwrap().count();
         assert_eq!(names, 2, "a temporary file was left");
@@ -566,7 +584,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let contents = contents(folder.path());
         for size in [10, 100_000, 2 << 20] {
-            assert!(contents.take(&mut Hashed::new(&b"short"[..]), size, None).is_err(), "{size}");
+            assert!(
+                contents
+                    .take(&mut Hashed::new(&b"short"[..]), size, None)
+                    .is_err(),
+                "{size}"
+            );
         }
     }
 

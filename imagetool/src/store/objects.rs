@@ -1,7 +1,7 @@
 //! Objects: contents that are too large for a pack, whole files named by their SHA-256, shared by all layers.
 //!
 //! An object belongs to the layers whose indexes name it; nothing else counts its users. It is made by a link to a
-//! staged and synced file while ROOT/lock is held shared, and deleted while it is held exclusively, when no layer that
+//! staged and synced file, or by moving that, while ROOT/lock is held shared, and deleted while it is held exclusively, when no layer that
 //! is left names it. One that a layer names but that is missing is damage; one that no layer names is left behind by a
 //! killed command and deleted by the sweep that follows.
 
@@ -52,10 +52,13 @@ pub(super) fn place(
     let repository = store.repository();
     for digest in named(&layer.path.join("index"), &layer.diff_id)? {
         let (staged, path) = (staging.objects().join(hex(&digest)), repository.object(&digest));
-        let mut linked = fs::hard_link(&staged, &path);
-        if linked
-            .as_ref()
-            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        let name = || match staging.hands_over() {
+            true => move_to(&staged, &path),
+            false => fs::hard_link(&staged, &path),
+        };
+        let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let mut named = name();
+        if named.as_ref().is_err_and(is_missing)
             && let Some(folder) = path.parent()
         {
             match DirBuilder::new().mode(super::PRIVATE).create(folder) {
@@ -64,17 +67,28 @@ pub(super) fn place(
                 }
                 _ => {}
             }
-            linked = fs::hard_link(&staged, &path);
+            named = name();
         }
-        match linked {
+        match named {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            // moved already, for another layer
+            Err(error) if staging.hands_over() && is_missing(&error) && path.exists() => {}
             Err(error) => return Err(StoreError::io("link to", &path)(error)),
         }
         // one that is there may have been linked just now by another command, which has not synced it yet
         folders.insert(digest[0]);
     }
     Ok(())
+}
+
+/// Moves a staged object, unless there is one already; where the file system cannot do that, it gets a further name.
+fn move_to(staged: &Path, path: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, staged, CWD, path, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::hard_link(staged, path),
+        result => Ok(result?),
+    }
 }
 
 /// Makes names in the folders of objects durable.

@@ -12,8 +12,8 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ufs::repository::Repository;
 
@@ -24,6 +24,8 @@ use crate::layer::contents::Contents;
 
 /// The folder of staged objects.
 const OBJECTS: &str = "objects";
+/// So much is written before it is synced in the background.
+const SYNC_AHEAD_BYTES: u64 = 128 << 20;
 
 /// A locked temporary directory.
 #[derive(Debug)]
@@ -35,6 +37,9 @@ pub struct Staging {
     /// What must not be deleted while this work lasts, by their locks.
     pub(super) pins: Mutex<Vec<File>>,
     counter: AtomicU64,
+    ahead: SyncAhead,
+    /// Whether nothing is published out of it after the next time.
+    last: AtomicBool,
     /// Whether the empty directory is to be left behind, for the next command to find.
     trace: AtomicBool,
 }
@@ -86,6 +91,8 @@ impl Staging {
             lock,
             pins: Mutex::default(),
             counter: AtomicU64::new(0),
+            ahead: SyncAhead::default(),
+            last: AtomicBool::new(false),
             trace: AtomicBool::new(false),
         })
     }
@@ -98,6 +105,12 @@ impl Staging {
     /// Writes the whole file system to disk, and tells of what could not be written since this work began.
     pub(super) fn sync_all(&self) -> Result<(), StoreError> {
         nix::unistd::syncfs(&self.lock).map_err(|error| StoreError::io("sync", &self.path)(error.into()))
+    }
+
+    /// So much more was written: from time to time that is brought to disk while work goes on, so that the sync at the
+    /// end has little left to wait for.
+    pub fn written(&self, bytes: u64) {
+        self.ahead.written(bytes, &self.path);
     }
 
     fn next_path(&self, kind: &str) -> PathBuf {
@@ -147,6 +160,17 @@ impl Staging {
         self.path.join(OBJECTS)
     }
 
+    /// What is published next is the last: objects are moved into the store, where else they would be linked and this
+    /// work would go on keeping them from deletion.
+    pub fn hand_over(&self) {
+        self.last.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether objects are moved.
+    pub(super) fn hands_over(&self) -> bool {
+        self.last.load(Ordering::Relaxed)
+    }
+
     /// Something got its final name and no row will name it: the next command has to look for it, as it does after a
     /// command that was killed.
     pub(super) fn leave_trace(&self) {
@@ -189,6 +213,36 @@ impl Staging {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .push(file);
+    }
+}
+
+/// Syncs a file system in the background while it is written to.
+#[derive(Debug, Default)]
+struct SyncAhead {
+    unsynced_bytes: AtomicU64,
+    /// Whether a sync is under way. One is enough.
+    busy: Arc<AtomicBool>,
+}
+
+impl SyncAhead {
+    fn written(&self, bytes: u64, folder: &Path) {
+        let unsynced = self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if unsynced < SYNC_AHEAD_BYTES || self.busy.swap(true, Ordering::Acquire) {
+            return;
+        }
+        self.unsynced_bytes.store(0, Ordering::Relaxed);
+        let busy = self.busy.clone();
+        // A descriptor of its own, so that it takes no error of writing away from the sync that counts.
+        let sync = File::open(folder).and_then(|folder| {
+            let work = move || {
+                let _ = nix::unistd::syncfs(&folder);
+                busy.store(false, Ordering::Release);
+            };
+            std::thread::Builder::new().spawn(work)
+        });
+        if let Err(error) = sync {
+            tracing::debug!("nothing is synced ahead: {error}"); // and nobody tries again
+        }
     }
 }
 

@@ -110,11 +110,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "sha,ssse3,sse4.1")]
-    pub(super) fn compress_both(
-        first: &mut [u32; 8],
-        second: &mut [u32; 8],
-        blocks: &[[u8; BLOCK_BYTES]],
-    ) {
+    pub(super) fn compress_both(first: &mut [u32; 8], second: &mut [u32; 8], blocks: &[[u8; BLOCK_BYTES]]) {
         // big-endian words
         let swap = _mm_set_epi64x(0x0c0d_0e0f_0809_0a0b, 0x0405_0607_0001_0203);
         let mut states = [State::load(first), State::load(second)];
@@ -122,9 +118,8 @@ mod x86 {
             let before = states;
             let from = block.as_ptr().cast::<__m128i>();
             // SAFETY: a block holds four of these; the loads need no alignment.
-            let mut words: [__m128i; 4] = std::array::from_fn(|at| unsafe {
-                _mm_shuffle_epi8(_mm_loadu_si128(from.add(at)), swap)
-            });
+            let mut words: [__m128i; 4] =
+                std::array::from_fn(|at| unsafe { _mm_shuffle_epi8(_mm_loadu_si128(from.add(at)), swap) });
             for (group, words) in words.into_iter().enumerate() {
                 rounds(&mut states, group, words);
             }
