@@ -69,6 +69,7 @@ pub fn commit(
             .map(|node| node.size_bytes)
             .sum();
         let bar = progress.bytes("committing", Some(total));
+        staging.expect(total);
         let in_use = record.status == ContainerStatus::Running;
         Some(layer::make(&staging, &snapshot, &changes, in_use, &bar)?)
     };

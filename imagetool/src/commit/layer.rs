@@ -17,17 +17,17 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
-use sha2::{Digest as _, Sha256};
 use ufs::diff::{Change, Snapshot};
 use ufs::index::ContentId;
 use ufs::layer::Content;
+use ufs::sha256::{Sha256, update_both};
 
 use crate::archive::hashed::Hashed;
 use crate::archive::member::{Kind, Member};
 use crate::archive::write::Writer;
 use crate::digest::Digest;
 use crate::error::{ImageError, StoreError};
-use crate::layer::contents::{Contents, Taken};
+use crate::layer::contents::{Contents, Copied, Taken};
 use crate::layer::recipe::RecipeWriter;
 use crate::layer::writer::LayerWriter;
 use crate::layer::{LayerError, members};
@@ -77,6 +77,19 @@ enum Outcome {
     Gone,
     /// Taken; `None` for an empty file.
     Taken(Option<Taken>, Moment),
+    /// Copied, to be hashed together with the stream.
+    Copied(Copied, Moment),
+}
+
+impl Outcome {
+    /// The size of the file that it holds.
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Self::None | Self::Gone | Self::Taken(None, _) => 0,
+            Self::Taken(Some(taken), _) => taken.size_bytes(),
+            Self::Copied(copied, _) => copied.size_bytes(),
+        }
+    }
 }
 
 /// Makes a layer of changes. `in_use`: somebody may be writing to the files.
@@ -115,9 +128,8 @@ pub(super) fn make(
         },
         |entry, outcome| -> Result<(), ImageError> {
             let outcome = outcome?;
-            if let Outcome::Taken(taken, _) = &outcome {
-                bar.add(taken.as_ref().map_or(0, Taken::size_bytes));
-            }
+            bar.add(outcome.size_bytes());
+            staging.written(outcome.size_bytes());
             maker.entry(at, entry, outcome, &take)?;
             at += 1;
             Ok(())
@@ -147,12 +159,16 @@ fn take(
     };
     if !in_use {
         let moment = Moment::at_rest(&file).map_err(|error| failed(LayerError::Read(error)))?;
-        let taken = if moment.is_all_hole() {
-            None
-        } else {
-            contents.take_file(&file).map_err(failed)?
-        };
-        return Ok(Outcome::Taken(taken, moment));
+        if moment.is_all_hole() {
+            return Ok(Outcome::Taken(None, moment));
+        }
+        if moment.is_sparse() {
+            return Ok(Outcome::Taken(contents.take_file(&file).map_err(failed)?, moment));
+        }
+        return Ok(match contents.copy(&file).map_err(failed)? {
+            Some(copied) => Outcome::Copied(copied, moment),
+            None => Outcome::Taken(None, moment),
+        });
     }
     let read = |file: &File| -> Result<_, LayerError> {
         let unstaged = contents.read_file(file)?;
@@ -201,16 +217,51 @@ impl Maker<'_> {
             }
             outcome => outcome,
         };
-        let Outcome::Taken(taken, moment) = outcome else {
-            return Ok(());
+        let (moment, body) = match outcome {
+            Outcome::None | Outcome::Gone => return Ok(()),
+            Outcome::Taken(taken, moment) => (moment, Body::Taken(taken)),
+            Outcome::Copied(copied, moment) => (moment, Body::Copied(copied)),
         };
         let member = moment.apply(entry.member.clone(), entry.change);
         if moment.is_same_file(entry.change) {
             self.names.written(at, entry);
         }
-        let content = taken.as_ref().map(|taken| self.layer.add(taken)).transpose()?;
-        self.file(&member, taken.as_ref(), content).map_err(failed)?;
+        let content = match body {
+            Body::Taken(taken) => {
+                let content = taken.as_ref().map(|taken| self.layer.add(taken)).transpose()?;
+                self.file(&member, taken.as_ref(), content).map_err(failed)?;
+                content
+            }
+            Body::Copied(copied) => Some(self.copied_file(&member, copied, failed)?),
+        };
         self.add(entry, member, content)
+    }
+
+    /// Writes a regular file to the stream, and hashes it for its name on the way.
+    fn copied_file(
+        &mut self,
+        member: &Member,
+        copied: Copied,
+        failed: impl Fn(io::Error) -> ImageError,
+    ) -> Result<ContentId, ImageError> {
+        if copied.size_bytes() != member.size_bytes {
+            return Err(failed(io::Error::other(
+                "changed while it was read: commit again",
+            )));
+        }
+        let data_bytes = self.writer.begin(member).map_err(&failed)?;
+        let stream = self.writer.out();
+        let mut content = Sha256::new();
+        copied.read(&mut self.buffer, |bytes| {
+            update_both(&mut stream.hasher, &mut content, bytes);
+        })?;
+        let taken = self.contents.name_copied(copied, content.finish())?;
+        let content = self.layer.add(&taken)?;
+        let noted = stream.recipe.content(content, member.size_bytes);
+        noted
+            .and_then(|()| self.writer.end(data_bytes))
+            .map_err(&failed)?;
+        Ok(content)
     }
 
     /// Tells the tree what a reader of the stream would tell it.
@@ -254,7 +305,7 @@ impl Maker<'_> {
     fn finish(self) -> Result<NewLayer, ImageError> {
         let what = "the new layer";
         let stream = self.writer.finish().map_err(ImageError::io("write", what))?;
-        let diff_id = Digest::from(<[u8; 32]>::from(stream.hasher.finalize()));
+        let diff_id = Digest::from(stream.hasher.finish());
         let tar_bytes = stream.recipe.length_bytes();
         let staged = self.layer.finish(stream.recipe, &diff_id);
         Ok(NewLayer {
@@ -262,6 +313,12 @@ impl Maker<'_> {
             tar_bytes,
         })
     }
+}
+
+/// What a regular file holds.
+enum Body {
+    Taken(Option<Taken>),
+    Copied(Copied),
 }
 
 fn part(bytes: &[u8], offset: u64, length: u64) -> io::Result<&[u8]> {

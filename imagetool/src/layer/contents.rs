@@ -17,7 +17,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::SeekFrom;
 use sha2::{Digest as _, Sha256};
@@ -100,12 +100,74 @@ impl Drop for Unstaged {
     }
 }
 
+/// A content that was copied, but neither hashed nor staged; its copy goes away with it.
+#[derive(Debug)]
+pub struct Copied {
+    bytes: Bytes,
+    size_bytes: u64,
+}
+
+/// Where a copy is.
+#[derive(Debug)]
+enum Bytes {
+    /// For the pack.
+    Small(Vec<u8>),
+    /// A file without a name yet.
+    Object(Unnamed),
+}
+
+/// A file that is deleted unless it is given a name.
+#[derive(Debug)]
+struct Unnamed(PathBuf);
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::debug!("left for the end of the work: {}: {error}", self.0.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Copied {
+    /// The size of the file, holes included.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// All bytes of it, holes included, through `buffer` where they are in a file.
+    pub fn read(&self, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> Result<(), StoreError> {
+        let path = match &self.bytes {
+            Bytes::Small(bytes) => {
+                take(bytes);
+                return Ok(());
+            }
+            Bytes::Object(unnamed) => &unnamed.0,
+        };
+        let failed = || StoreError::io("read", path);
+        let file = File::open(path).map_err(failed())?;
+        let mut left = self.size_bytes;
+        while left > 0 {
+            let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let at = self.size_bytes - left;
+            file.read_exact_at(&mut buffer[..wanted], at).map_err(failed())?;
+            take(&buffer[..wanted]);
+            left -= wanted as u64;
+        }
+        Ok(())
+    }
+}
+
 /// Where contents go.
 #[derive(Debug, Clone)]
 pub struct Contents {
     staged: PathBuf,
     repository: Repository,
     counter: Arc<AtomicU64>,
+    /// Whether the file system shares no blocks between files.
+    cannot_reflink: Arc<AtomicBool>,
 }
 
 /// The pieces (offset, length) of a file that are no holes, in order.
@@ -118,6 +180,7 @@ impl Contents {
             staged,
             repository,
             counter: Arc::default(),
+            cannot_reflink: Arc::default(),
         }
     }
 
@@ -192,7 +255,7 @@ impl Contents {
             },
             path: Some(path.clone()),
         };
-        unstaged.taken = if rustix::fs::ioctl_ficlone(&object, file).is_ok() {
+        unstaged.taken = if self.reflink(&object, file) {
             let clone = File::open(&path).map_err(StoreError::io("open", &path))?;
             let size_bytes = clone.metadata().map_err(StoreError::io("look at", &path))?.len();
             let digest = hash_file(&clone, size_bytes).map_err(StoreError::io("read", &path))?;
@@ -202,6 +265,54 @@ impl Contents {
             Taken::Object { digest, size_bytes }
         };
         Ok(Some(unstaged))
+    }
+
+    /// Copies a whole file, for somebody who hashes it later. `None` when it is empty. The file must not change
+    /// meanwhile.
+    pub fn copy(&self, file: &File) -> Result<Option<Copied>, LayerError> {
+        let size_bytes = file.metadata().map_err(LayerError::Read)?.len();
+        if size_bytes <= PACK_BYTES_MAX {
+            let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
+            file.read_exact_at(&mut bytes, 0).map_err(LayerError::Read)?;
+            let bytes = Bytes::Small(bytes);
+            return Ok((size_bytes > 0).then_some(Copied { bytes, size_bytes }));
+        }
+        let (object, path) = self.create()?;
+        let unnamed = Unnamed(path);
+        if !self.reflink(&object, file) {
+            let mut sink = Sink::new(&object, &unnamed.0, size_bytes)?;
+            copy_to(&mut sink, file, size_bytes)?;
+            sink.finish(size_bytes)?;
+        }
+        let bytes = Bytes::Object(unnamed);
+        Ok(Some(Copied { bytes, size_bytes }))
+    }
+
+    /// Stages what was copied, when its digest is known.
+    pub fn name_copied(&self, copied: Copied, digest: ufs::index::Sha256) -> Result<Taken, StoreError> {
+        let size_bytes = copied.size_bytes;
+        match copied.bytes {
+            Bytes::Small(bytes) => Ok(Taken::Small { digest, bytes }),
+            Bytes::Object(unnamed) => {
+                self.name(&unnamed.0, &digest)?;
+                Ok(Taken::Object { digest, size_bytes })
+            }
+        }
+    }
+
+    /// Makes `object` share the blocks of `file`; false where the file system cannot. It is not asked again then.
+    fn reflink(&self, object: &File, file: &File) -> bool {
+        if self.cannot_reflink.load(Ordering::Relaxed) {
+            return false;
+        }
+        let result = rustix::fs::ioctl_ficlone(object, file);
+        if matches!(
+            result,
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::XDEV | rustix::io::Errno::NOTTY)
+        ) {
+            self.cannot_reflink.store(true, Ordering::Relaxed);
+        }
+        result.is_ok()
     }
 
     /// Stages what was read.
@@ -461,11 +572,15 @@ fn copy_file(
     path: &Path,
 ) -> Result<ufs::index::Sha256, LayerError> {
     let mut sink = Sink::hashing(object, path, size_bytes)?;
+    copy_to(&mut sink, file, size_bytes)?;
+    Ok(sink.finish(size_bytes)?.unwrap_or_default())
+}
+
+fn copy_to(sink: &mut Sink<'_>, file: &File, size_bytes: u64) -> Result<(), LayerError> {
     each_piece(file, size_bytes, |offset, bytes| -> Result<(), LayerError> {
         sink.hole(offset)?;
         Ok(sink.write(bytes)?)
-    })?;
-    Ok(sink.finish(size_bytes)?.unwrap_or_default())
+    })
 }
 
 #[cfg(test)]

@@ -132,6 +132,11 @@ impl Moment {
         worthwhile(&self.segments, self.size_bytes).is_some_and(<[_]>::is_empty)
     }
 
+    /// Whether the tar holds it in pieces, without its holes.
+    pub fn is_sparse(&self) -> bool {
+        worthwhile(&self.segments, self.size_bytes).is_some()
+    }
+
     /// What may differ from the change that was listed; nothing of a file below, which never changes.
     fn now(&self, change: &Change) -> Option<Now> {
         let is_on_top = change.node.as_ref().is_some_and(Node::is_whole_on_top);

@@ -24,8 +24,10 @@ use crate::layer::contents::Contents;
 
 /// The folder of staged objects.
 const OBJECTS: &str = "objects";
-/// So much is written before it is synced in the background.
+/// So much is written before it is synced in the background, when nobody knows how much there will be.
 const SYNC_AHEAD_BYTES: u64 = 128 << 20;
+/// Less is not worth a sync of its own.
+const SYNC_AHEAD_BYTES_MIN: u64 = 16 << 20;
 
 /// A locked temporary directory.
 #[derive(Debug)]
@@ -91,7 +93,11 @@ impl Staging {
             lock,
             pins: Mutex::default(),
             counter: AtomicU64::new(0),
-            ahead: SyncAhead::default(),
+            ahead: SyncAhead {
+                step_bytes: AtomicU64::new(SYNC_AHEAD_BYTES),
+                unsynced_bytes: AtomicU64::new(0),
+                busy: Arc::default(),
+            },
             last: AtomicBool::new(false),
             trace: AtomicBool::new(false),
         })
@@ -105,6 +111,12 @@ impl Staging {
     /// Writes the whole file system to disk, and tells of what could not be written since this work began.
     pub(super) fn sync_all(&self) -> Result<(), StoreError> {
         nix::unistd::syncfs(&self.lock).map_err(|error| StoreError::io("sync", &self.path)(error.into()))
+    }
+
+    /// So much will be written: it is synced in thirds.
+    pub fn expect(&self, bytes: u64) {
+        let step_bytes = (bytes / 3).clamp(SYNC_AHEAD_BYTES_MIN, SYNC_AHEAD_BYTES);
+        self.ahead.step_bytes.store(step_bytes, Ordering::Relaxed);
     }
 
     /// So much more was written: from time to time that is brought to disk while work goes on, so that the sync at the
@@ -217,8 +229,9 @@ impl Staging {
 }
 
 /// Syncs a file system in the background while it is written to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct SyncAhead {
+    step_bytes: AtomicU64,
     unsynced_bytes: AtomicU64,
     /// Whether a sync is under way. One is enough.
     busy: Arc<AtomicBool>,
@@ -227,7 +240,7 @@ struct SyncAhead {
 impl SyncAhead {
     fn written(&self, bytes: u64, folder: &Path) {
         let unsynced = self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if unsynced < SYNC_AHEAD_BYTES || self.busy.swap(true, Ordering::Acquire) {
+        if unsynced < self.step_bytes.load(Ordering::Relaxed) || self.busy.swap(true, Ordering::Acquire) {
             return;
         }
         self.unsynced_bytes.store(0, Ordering::Relaxed);
