@@ -79,15 +79,40 @@ pub fn read_files(root: &Path, files: &[(PathBuf, u64)]) -> Result<()> {
         buffer.clear();
         let mut file = File::open(&path).doing("open", &path)?;
         file.read_to_end(&mut buffer).doing("read", &path)?;
-        if buffer.len() as u64 != *length {
-            return Err(BenchError::Wrong(format!(
-                "{} has {} bytes instead of {length}",
-                path.display(),
-                buffer.len()
-            )));
-        }
+        expect_length(&path, buffer.len(), *length)?;
     }
     Ok(())
+}
+
+/// Goes through a tree as `grep -r` does: lists each directory and reads its small files whole, in the order in which
+/// they are listed. Gives the number of files.
+///
+/// # Errors
+/// When something cannot be listed or read.
+pub fn read_small(root: &Path) -> Result<u64> {
+    let (mut buffer, mut count) = (Vec::with_capacity(CHUNK_BYTES), 0);
+    visit(root, &mut |entry, metadata| {
+        if !metadata.is_file() || !(1..=SMALL_BYTES_MAX).contains(&metadata.len()) {
+            return Ok(());
+        }
+        count += 1;
+        let path = entry.path();
+        buffer.clear();
+        let mut file = File::open(&path).doing("open", &path)?;
+        let length = file.read_to_end(&mut buffer).doing("read", &path)?;
+        expect_length(&path, length, metadata.len())
+    })?;
+    Ok(count)
+}
+
+fn expect_length(path: &Path, length: usize, expected: u64) -> Result<()> {
+    if length as u64 == expected {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(BenchError::Wrong(format!(
+        "{path} has {length} bytes instead of {expected}"
+    )))
 }
 
 /// Reads a file from its beginning to its end; gives its length.

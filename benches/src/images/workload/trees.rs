@@ -69,36 +69,40 @@ pub(super) fn walk(bench: &Bench) -> Result<Vec<Measure>> {
     Ok(measures)
 }
 
-/// The reading of all small files.
+/// The reading of all small files: as `grep -r` and `tar` do, who list a directory and then read it, and by name, as one
+/// who has a list.
 pub(super) fn small_files(bench: &Bench) -> Result<Vec<Measure>> {
     let files = tree::files(&bench.unpacked_rootfs()?, 1..=SMALL_BYTES_MAX)?;
     let mut mixed = files.clone();
     tree::shuffle(&mut mixed, 1);
     let about = format!("open, read and close {} files of at most 16 KiB", files.len());
+    let measure = |name: &str, text: &str| Measure::new(name, Unit::Seconds, format!("{about} {text}"));
     let mut measures = vec![
-        Measure::new(
-            "small-files-cold",
-            Unit::Seconds,
-            format!("{about} in the order of their paths, caches empty"),
-        )
-        .ratio_at_most("shale", "overlayfs", 0.65)
-        .ratio_at_most("shale-rw", "overlayfs", 0.65),
-        Measure::new("small-files-warm", Unit::Seconds, format!("{about}, once more")),
-        Measure::new(
-            "small-files-random-cold",
-            Unit::Seconds,
-            format!("{about} in random order, caches empty"),
-        )
-        .ratio_at_most("shale", "overlayfs", 0.65)
-        .ratio_at_most("shale-rw", "overlayfs", 0.65),
-        Measure::new(
-            "small-files-random-warm",
-            Unit::Seconds,
-            format!("{about} in random order, once more"),
+        measure("small-files-cold", "and list the directories, caches empty")
+            .ratio_at_most("shale", "overlayfs", 0.65)
+            .ratio_at_most("shale-rw", "overlayfs", 0.65),
+        measure("small-files-warm", "and list the directories, once more"),
+        measure(
+            "small-files-by-name-cold",
+            "in the order of their paths, nothing listed, caches empty",
         ),
+        measure(
+            "small-files-by-name-warm",
+            "in the order of their paths, once more",
+        ),
+        measure(
+            "small-files-random-cold",
+            "in random order, nothing listed, caches empty",
+        ),
+        measure("small-files-random-warm", "in random order, once more"),
     ];
     compare(bench, &mut measures, &|root| {
         let mut samples = Vec::new();
+        scratch::drop_caches()?;
+        for _ in 0..2 {
+            let read = || tree::read_small(root);
+            samples.push(timed(|| expect("files read", read()? as usize, files.len()))?);
+        }
         for files in [&files, &mixed] {
             scratch::drop_caches()?;
             for _ in 0..2 {
