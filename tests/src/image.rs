@@ -18,7 +18,7 @@ use ufs::repository::{Repository, hex};
 use crate::posix;
 
 /// Larger contents become objects.
-const PACK_BYTES_MAX: usize = 16 << 10;
+const PACK_BYTES_MAX: usize = 8 << 10;
 
 /// How the layers of an image are put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

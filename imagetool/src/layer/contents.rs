@@ -28,7 +28,7 @@ use crate::archive::hashed::HashedRead;
 use crate::error::StoreError;
 
 /// Largest content that goes to the pack; larger ones become objects.
-pub const PACK_BYTES_MAX: u64 = 16 << 10;
+pub const PACK_BYTES_MAX: u64 = 8 << 10;
 /// Largest content that is read whole before it is known whether it has to be written.
 const MEMORY_BYTES_MAX: u64 = 1 << 20;
 /// Size of the buffer through which larger ones flow.
