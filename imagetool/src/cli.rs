@@ -211,10 +211,16 @@ pub(crate) fn not_yet(error: &clap::Error) -> Option<String> {
         .then(|| format!("shale: '{verb}' is not there yet.\n'shale --help' lists the commands that are."))
 }
 
-/// The exit status of a malformed command line: Docker's 125 for `run`, 0 for help, else 1.
+/// The exit status of a malformed command line, as Docker's: 0 for help, 125 for an option that is wrong and for all of
+/// `run`, else 1.
 pub(crate) fn usage_status(error: &clap::Error) -> u8 {
-    use clap::error::ErrorKind;
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
         return 0;
     }
     let words: Vec<String> = std::env::args_os()
@@ -225,7 +231,16 @@ pub(crate) fn usage_status(error: &clap::Error) -> u8 {
     let verb = (0..words.len())
         .find(|at| !words[*at].starts_with('-') && !is_value(*at))
         .map(|at| words[at].as_str());
-    if verb == Some("run") { 125 } else { 1 }
+    let about_option = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(argument)) => argument.starts_with('-'),
+        // required arguments
+        _ => false,
+    };
+    if verb == Some("run") || about_option {
+        125
+    } else {
+        1
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod diff;
 pub(crate) mod export;
+mod filter;
 mod format;
 pub(crate) mod history;
 pub(crate) mod image;
@@ -28,3 +29,12 @@ pub(crate) mod tag;
 pub(crate) mod umount;
 pub(crate) mod version;
 pub(crate) mod which;
+
+/// A truth value as Go's flags take it.
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("write true or false".to_owned()),
+    }
+}

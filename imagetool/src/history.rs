@@ -87,27 +87,28 @@ fn mark_ids(store: &Store, id: Digest, rows: &mut [HistoryRow]) -> Result<(), Im
 impl HistoryRow {
     /// The row as `--format` sees it.
     pub fn to_json(&self, no_trunc: bool, human: bool) -> Value {
+        let created = self.created.map_or(Timestamp::ZERO_S, |time| time.seconds);
+        let at = Timestamp {
+            seconds: created,
+            nanos: 0,
+        }
+        .to_rfc3339();
         let id = self
             .id
             .map(|id| if no_trunc { id.to_string() } else { id.short() });
-        let mut by = self.created_by.clone();
+        let mut by = self.created_by.replace('\t', " ");
         if !no_trunc && by.chars().count() > 45 {
             by = by.chars().take(44).chain(['…']).collect();
         }
-        let since = self.created.map_or_else(
-            || "N/A".to_owned(),
-            |time| {
-                if human {
-                    format!("{} ago", human_duration(now().seconds - time.seconds))
-                } else {
-                    time.to_rfc3339()
-                }
-            },
-        );
+        let since = match human {
+            false => at.clone(),
+            true if created < 0 => "N/A".to_owned(),
+            true => format!("{} ago", human_duration(now().seconds - created)),
+        };
         json!({
             "ID": id.unwrap_or_else(|| "<missing>".to_owned()),
             "CreatedSince": since,
-            "CreatedAt": self.created.map_or_else(String::new, Timestamp::to_rfc3339),
+            "CreatedAt": at,
             "CreatedBy": by,
             "Size": if human { human_size(self.size_bytes) } else { self.size_bytes.to_string() },
             "Comment": self.comment,

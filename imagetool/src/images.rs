@@ -1,29 +1,28 @@
 //! The rows of `shale images`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
 use crate::digest::Digest;
 use crate::error::{ImageError, StoreError};
+use crate::pattern::{Pattern, PatternError};
 use crate::reference::Reference;
-use crate::store::Store;
-use crate::time::{Timestamp, human_duration, human_size, now};
+use crate::store::{ImageDetails, Store};
+use crate::time::{Timestamp, human_duration, human_size, human_size_long, now};
 
 /// What is listed.
 #[derive(Debug, Default, Clone)]
 pub struct ImagesFilter {
     /// Images that only serve as parents, too.
     pub all: bool,
-    /// A repository, perhaps with a tag: exact matches only.
-    pub reference: Option<Reference>,
     /// Only images without (true) or with (false) a name.
     pub dangling: Option<bool>,
-    /// Patterns with `*`, `?` for `repo` or `repo:tag`; one must match.
+    /// Names, or patterns in the manner of Go's `path.Match`, for `repo` or `repo:tag`; one must match.
     pub patterns: Vec<String>,
     /// `KEY` or `KEY=VALUE`; all must match.
     pub labels: Vec<String>,
-    /// Only images made before or after another one, in seconds since 1970.
+    /// Only images made before or after a moment, in seconds since 1970.
     pub before_s: Option<i64>,
     /// See `before_s`.
     pub since_s: Option<i64>,
@@ -34,26 +33,29 @@ pub struct ImagesFilter {
 pub struct ImageRow {
     /// The image.
     pub id: Digest,
-    /// Repository and tag; `None` for an image without a name.
-    pub name: Option<Reference>,
-    /// Digest of its manifest.
-    pub manifest: Digest,
+    /// Its repository as people write it; `None` for an image without a name.
+    pub repository: Option<String>,
+    /// Its tag; `None` also where a digest alone is known.
+    pub tag: Option<String>,
+    /// The digest it has in that repository, where it was pulled from or pushed to it.
+    pub digest: Option<Digest>,
     /// When it was made.
     pub created_at_s: i64,
     /// Sum of its layers.
     pub size_bytes: u64,
-    /// Number of containers made from it.
-    pub containers: usize,
 }
 
-/// The rows that a filter lets through, the newest image first.
-pub fn rows(store: &Store, filter: &ImagesFilter) -> Result<Vec<ImageRow>, ImageError> {
-    let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
-    for container in store.containers().list()? {
-        if let Some(id) = container.image_id {
-            *users.entry(id).or_default() += 1;
-        }
-    }
+/// The rows that a filter lets through, the newest image first. With digests, a tag has a row for each digest of its
+/// repository.
+///
+/// # Errors
+/// When the store cannot be read, or a pattern is none.
+pub fn rows(store: &Store, filter: &ImagesFilter, digests: bool) -> Result<Vec<ImageRow>, ImageError> {
+    let patterns: Vec<NamePattern> = filter
+        .patterns
+        .iter()
+        .map(|pattern| NamePattern::parse(pattern))
+        .collect::<Result<_, _>>()?;
     let mut all = Vec::new();
     for id in store.image_ids()? {
         match store.image_details(&id) {
@@ -62,54 +64,109 @@ pub fn rows(store: &Store, filter: &ImagesFilter) -> Result<Vec<ImageRow>, Image
             Err(error) => return Err(error.into()),
         }
     }
-    let parents: Vec<Digest> = all.iter().filter_map(|details| details.parent).collect();
+    let parents: BTreeSet<Digest> = all.iter().filter_map(|details| details.parent).collect();
     let mut rows = Vec::new();
     for details in &all {
-        let id = details.image.id;
-        let names = store.names_of(&id)?;
+        let has_label = |label: &String| has_label(&details.image.config_json, label);
         if filter.before_s.is_some_and(|limit| details.created_at_s >= limit)
             || filter.since_s.is_some_and(|limit| details.created_at_s <= limit)
-            || !filter
-                .labels
-                .iter()
-                .all(|label| has_label(&details.image.config_json, label))
+            || !filter.labels.iter().all(has_label)
         {
             continue;
         }
-        let row = |name: Option<Reference>| ImageRow {
-            id,
-            name,
-            manifest: details.manifest,
-            created_at_s: details.created_at_s,
-            size_bytes: details.size_bytes,
-            containers: users.get(&id).copied().unwrap_or(0),
-        };
-        if names.is_empty() {
+        let id = details.image.id;
+        let fits =
+            |name: &Reference| patterns.is_empty() || patterns.iter().any(|pattern| pattern.fits(name));
+        let (mut tags, mut pinned) = (store.names_of(&id)?, store.repo_digests(&id)?);
+        if tags.is_empty() && pinned.is_empty() {
             let intermediate = parents.contains(&id);
-            let asked =
-                filter.reference.is_none() && filter.patterns.is_empty() && filter.dangling != Some(false);
+            let asked = patterns.is_empty() && filter.dangling != Some(false);
             if asked && (!intermediate || (filter.all && filter.dangling.is_none())) {
-                rows.push(row(None));
+                rows.push(row(details, None, None, None));
             }
             continue;
         }
-        if filter.dangling == Some(true) {
-            continue;
+        tags.retain(fits);
+        pinned.retain(fits);
+        if filter.dangling != Some(true) {
+            named_rows(details, &tags, &pinned, digests, &mut rows);
         }
-        let named = names.into_iter().filter(|name| name_fits(name, filter));
-        rows.extend(named.map(|name| row(Some(name))));
     }
     Ok(rows)
 }
 
-fn name_fits(name: &Reference, filter: &ImagesFilter) -> bool {
-    let exact = filter.reference.as_ref().is_none_or(|wanted| {
-        let same = (wanted.domain(), wanted.path()) == (name.domain(), name.path());
-        same && wanted.tag().is_none_or(|tag| name.tag() == Some(tag))
-    });
-    let pattern =
-        |pattern: &String| matches(pattern, &name.familiar()) || matches(pattern, &name.familiar_name());
-    exact && (filter.patterns.is_empty() || filter.patterns.iter().any(pattern))
+fn row(
+    details: &ImageDetails,
+    repository: Option<String>,
+    tag: Option<&str>,
+    digest: Option<Digest>,
+) -> ImageRow {
+    ImageRow {
+        id: details.image.id,
+        repository,
+        tag: tag.map(str::to_owned),
+        digest,
+        created_at_s: details.created_at_s,
+        size_bytes: details.size_bytes,
+    }
+}
+
+/// A row for each tag, or for each digest of its repository; and one for each repository, or each of its digests, that
+/// no tag is in.
+fn named_rows(
+    details: &ImageDetails,
+    tags: &[Reference],
+    pinned: &[Reference],
+    digests: bool,
+    rows: &mut Vec<ImageRow>,
+) {
+    let same =
+        |one: &Reference, other: &Reference| (one.domain(), one.path()) == (other.domain(), other.path());
+    for tag in tags {
+        let of_tag = pinned.iter().filter(|name| digests && same(name, tag));
+        let found: Vec<Option<Digest>> = of_tag.map(Reference::digest).collect();
+        for digest in if found.is_empty() { vec![None] } else { found } {
+            rows.push(row(details, Some(tag.familiar_name()), tag.tag(), digest));
+        }
+    }
+    let mut seen: Vec<&Reference> = Vec::new();
+    for name in pinned
+        .iter()
+        .filter(|name| !tags.iter().any(|tag| same(tag, name)))
+    {
+        if digests {
+            rows.push(row(details, Some(name.familiar_name()), None, name.digest()));
+        } else if !seen.iter().any(|other| same(other, name)) {
+            seen.push(name);
+            rows.push(row(details, Some(name.familiar_name()), None, None));
+        }
+    }
+}
+
+/// A pattern for names: what it means as a name, and as a pattern.
+struct NamePattern {
+    name: Option<Reference>,
+    pattern: Pattern,
+}
+
+impl NamePattern {
+    fn parse(text: &str) -> Result<Self, ImageError> {
+        Ok(Self {
+            name: text.parse().ok(),
+            pattern: text
+                .parse()
+                .map_err(|error: PatternError| ImageError::Invalid(error.to_string()))?,
+        })
+    }
+
+    fn fits(&self, name: &Reference) -> bool {
+        let exact = self.name.as_ref().is_some_and(|wanted| {
+            (wanted.domain(), wanted.path()) == (name.domain(), name.path())
+                && wanted.tag().is_none_or(|tag| name.tag() == Some(tag))
+                && wanted.digest().is_none_or(|digest| name.digest() == Some(digest))
+        });
+        exact || self.pattern.matches(&name.familiar()) || self.pattern.matches(&name.familiar_name())
+    }
 }
 
 fn has_label(config_json: &str, label: &str) -> bool {
@@ -124,70 +181,27 @@ fn has_label(config_json: &str, label: &str) -> bool {
     found.is_some_and(|found| value.is_none_or(|value| value == found))
 }
 
-/// Whether a pattern with `*` (anything but a slash) and `?` matches a text.
-fn matches(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    // one row of the table "pattern prefix matches text prefix" at a time: no backtracking
-    let mut fits = vec![false; text.len() + 1];
-    fits[0] = true;
-    for letter in &pattern {
-        let mut next = vec![false; text.len() + 1];
-        next[0] = fits[0] && *letter == '*';
-        for at in 0..text.len() {
-            next[at + 1] = match letter {
-                '*' => fits[at + 1] || (next[at] && text[at] != '/'),
-                '?' => fits[at] && text[at] != '/',
-                _ => fits[at] && text[at] == *letter,
-            };
-        }
-        fits = next;
-    }
-    fits[text.len()]
-}
-
 impl ImageRow {
     /// The row as `--format` sees it.
     pub fn to_json(&self, no_trunc: bool) -> Value {
         let none = || "<none>".to_owned();
-        let tag = self.name.as_ref().and_then(|name| name.tag().map(str::to_owned));
+        let since = match self.created_at_s {
+            Timestamp::ZERO_S => String::new(),
+            created_s => format!("{} ago", human_duration(now().seconds - created_s)),
+        };
         json!({
-            "Repository": self.name.as_ref().map_or_else(none, Reference::familiar_name),
-            "Tag": tag.unwrap_or_else(none),
-            "Digest": self.manifest.to_string(),
+            "Repository": self.repository.clone().unwrap_or_else(none),
+            "Tag": self.tag.clone().unwrap_or_else(none),
+            "Digest": self.digest.map_or_else(none, |digest| digest.to_string()),
             "ID": if no_trunc { self.id.to_string() } else { self.id.short() },
-            "CreatedSince": format!("{} ago", human_duration(now().seconds - self.created_at_s)),
+            "CreatedSince": since,
             "CreatedAt": Timestamp { seconds: self.created_at_s, nanos: 0 }.to_table(),
             "Size": human_size(self.size_bytes),
-            "VirtualSize": human_size(self.size_bytes),
+            "VirtualSize": human_size_long(self.size_bytes),
+            // what Docker shows too: `system df -v` knows
             "SharedSize": "N/A",
             "UniqueSize": "N/A",
-            "Containers": self.containers.to_string(),
+            "Containers": "N/A",
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns() {
-        let yes = [
-            ("deb*", "debian"),
-            ("*", "a"),
-            ("a?c:*", "abc:1"),
-            ("*/x", "me/x"),
-            ("debian", "debian"),
-            ("**", ""),
-        ];
-        let no = [
-            ("deb*", "me/debian"),
-            ("*", "a/b"),
-            ("a?c", "ac"),
-            ("debian", "debian:12"),
-            ("", "a"),
-        ];
-        assert!(yes.iter().all(|(pattern, text)| matches(pattern, text)));
-        assert!(!no.iter().any(|(pattern, text)| matches(pattern, text)));
     }
 }

@@ -45,11 +45,7 @@ fn image(store: &Store, details: &ImageDetails) -> Result<Value, ImageError> {
             .to_owned()
     };
     let names = store.names_of(&image.id)?;
-    let mut repositories: Vec<String> = names
-        .iter()
-        .map(|name| format!("{}@{}", name.familiar_name(), details.manifest))
-        .collect();
-    repositories.dedup();
+    let digests = store.repo_digests(&image.id)?;
     let comment = raw
         .get("history")
         .and_then(Value::as_array)
@@ -75,7 +71,7 @@ fn image(store: &Store, details: &ImageDetails) -> Result<Value, ImageError> {
     let mut value = json!({
         "Id": image.id.to_string(),
         "RepoTags": names.iter().map(Reference::familiar).collect::<Vec<_>>(),
-        "RepoDigests": repositories,
+        "RepoDigests": digests.iter().map(Reference::familiar).collect::<Vec<_>>(),
         "Parent": details.parent.map(|parent| parent.to_string()).unwrap_or_default(),
         "Comment": comment,
         "Created": text("created"),

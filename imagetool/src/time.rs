@@ -49,6 +49,9 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 }
 
 impl Timestamp {
+    /// The time that Go has where there is none: the first second of year 1.
+    pub const ZERO_S: i64 = -62_135_596_800;
+
     /// As RFC 3339 in UTC, without needless zeros: `2024-05-01T10:00:00.5Z`.
     pub fn to_rfc3339(self) -> String {
         let (year, month, day) = civil_from_days(self.seconds.div_euclid(86_400));
@@ -145,8 +148,17 @@ pub fn human_duration(seconds: i64) -> String {
     }
 }
 
-/// A size as Docker writes it: decimal units, three significant digits (`1.23MB`).
+/// A size as Docker's tables of images write it: decimal units, three significant digits (`1.23MB`).
 pub fn human_size(bytes: u64) -> String {
+    human_size_of(bytes, 3)
+}
+
+/// A size as Docker's sums write it: four significant digits (`1.235MB`).
+pub fn human_size_long(bytes: u64) -> String {
+    human_size_of(bytes, 4)
+}
+
+fn human_size_of(bytes: u64, significant: usize) -> String {
     let mut value = bytes as f64;
     let mut unit = 0;
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
@@ -154,12 +166,12 @@ pub fn human_size(bytes: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    let digits = if value < 10.0 {
-        2
-    } else {
-        usize::from(value < 100.0)
+    let whole = match value {
+        _ if value < 10.0 => 1,
+        _ if value < 100.0 => 2,
+        _ => 3,
     };
-    let mut number = format!("{value:.digits$}");
+    let mut number = format!("{value:.*}", significant - whole);
     if number.contains('.') {
         number.truncate(number.trim_end_matches('0').trim_end_matches('.').len());
     }
@@ -215,6 +227,9 @@ mod tests {
             (117_000_000, "117MB"),
         ] {
             assert_eq!(human_size(bytes), text);
+        }
+        for (bytes, text) in [(999, "999B"), (1_234_567, "1.235MB"), (70_000, "70kB")] {
+            assert_eq!(human_size_long(bytes), text);
         }
         let cases = [
             (0, "Less than a second"),

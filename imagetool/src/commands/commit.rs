@@ -39,12 +39,13 @@ pub(crate) struct Args {
 
     /// Name of the new image
     #[arg(value_name = "REPOSITORY[:TAG]")]
-    name: Option<Reference>,
+    name: Option<String>,
 }
 
 impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
-        if self.name.as_ref().is_some_and(|name| name.digest().is_some()) {
+        let name = self.name.as_deref().map(str::parse::<Reference>).transpose()?;
+        if name.as_ref().is_some_and(|name| name.digest().is_some()) {
             bail!("refusing to commit to a name with a digest");
         }
         tracing::debug!(pause = self.pause, "commit {}", self.container);
@@ -54,7 +55,7 @@ impl Args {
             author: self.author,
             message: self.message,
             changes: self.change,
-            name: self.name,
+            name,
             full: self.full,
         };
         output::line(commit(&store, &record, &options, &Progress::new(false))?)?;

@@ -186,7 +186,7 @@ impl Lines {
         match self.format {
             Some(format) => {
                 let columns = [("KIND", "Kind"), ("PATH", "Path")];
-                output::print(&format.render(&columns, self.rows.into_iter())?)?;
+                output::print(&format.render(&columns, &[], self.rows.into_iter())?)?;
             }
             None => output::bytes(&self.text)?,
         }

@@ -5,12 +5,17 @@ use clap::Subcommand;
 use imagetool::store::Removal;
 use imagetool::system::filter::PruneFilter;
 use imagetool::system::prune::{Images, Pruned, prune_images};
-use imagetool::time::human_size;
+use imagetool::time::human_size_long;
 
-use super::{ask, history, images, import, load, output, rmi, save, tag};
+use super::filter::{Filter, texts};
+use super::{ask, history, images, import, inspect, load, output, rmi, save, tag};
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  shale image ls -f dangling=true
+  shale image inspect debian:12
+  shale image prune -a")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -22,6 +27,8 @@ enum Verb {
     History(history::Args),
     /// Make an image of a root file system archive
     Import(import::Args),
+    /// Describe images
+    Inspect(inspect::ImageArgs),
     /// Load images from an archive or layout
     Load(load::Args),
     /// List images
@@ -53,7 +60,7 @@ struct Prune {
 
     /// Only some: until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]
     #[arg(long, value_name = "FILTER")]
-    filter: Vec<String>,
+    filter: Vec<Filter>,
 }
 
 impl Args {
@@ -61,6 +68,7 @@ impl Args {
         match self.verb {
             Verb::History(args) => args.execute(context),
             Verb::Import(args) => args.execute(context),
+            Verb::Inspect(args) => args.execute(context),
             Verb::Load(args) => args.execute(context),
             Verb::Ls(args) => args.execute(context),
             Verb::Prune(args) => args.execute(context),
@@ -73,7 +81,7 @@ impl Args {
 
 impl Prune {
     fn execute(self, context: &Context) -> anyhow::Result<u8> {
-        let filter = PruneFilter::parse(&self.filter).map_err(anyhow::Error::msg)?;
+        let filter = PruneFilter::parse(&texts(&self.filter)).map_err(anyhow::Error::msg)?;
         let warning = match self.all {
             true => "WARNING! This will remove all images without at least one container associated to them.",
             false => "WARNING! This will remove all dangling images.",
@@ -93,7 +101,7 @@ impl Prune {
         outcome.context("remove unused images")?;
         output::line(format!(
             "Total reclaimed space: {}",
-            human_size(pruned.freed_bytes)
+            human_size_long(pruned.freed_bytes)
         ))?;
         Ok(0)
     }

@@ -36,14 +36,15 @@ pub(crate) struct Args {
 
     /// Name of the new image
     #[arg(value_name = "REPOSITORY[:TAG]")]
-    name: Option<Reference>,
+    name: Option<String>,
 }
 
 impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
         let progress = Progress::new(self.quiet);
-        if self.name.as_ref().is_some_and(|name| name.digest().is_some()) {
-            bail!("refusing to import to a name with a digest");
+        let name = self.name.as_deref().map(str::parse::<Reference>).transpose()?;
+        if name.as_ref().is_some_and(|name| name.digest().is_some()) {
+            bail!("cannot import digest reference");
         }
         let (archive, size): (Box<dyn Read + Send>, _) = match self.source.as_str() {
             "-" if std::io::stdin().is_terminal() => {
@@ -75,7 +76,7 @@ impl Args {
             source: self.source.clone(),
             message: self.message,
             changes: self.change,
-            name: self.name,
+            name,
         };
         let id = import(&store, bar.wrap(archive), &options, &progress)?;
         drop(bar);

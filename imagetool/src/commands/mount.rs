@@ -208,7 +208,7 @@ impl Args {
     fn list(&self, records: &Records) -> anyhow::Result<u8> {
         let format = Format::parse(self.format.as_deref(), self.quiet)?;
         let living = records.living()?;
-        output::print(&format.render(&COLUMNS, living.iter().map(MountRecord::to_json))?)?;
+        output::print(&format.render(&COLUMNS, &[], living.iter().map(MountRecord::to_json))?)?;
         Ok(0)
     }
 }

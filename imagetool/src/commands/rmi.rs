@@ -1,5 +1,6 @@
 //! `shale rmi`.
 
+use imagetool::error::StoreError;
 use imagetool::store::RemoveOptions;
 
 use super::output;
@@ -8,9 +9,10 @@ use crate::cli::Context;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   shale rmi debian:12
+  shale rmi debian@sha256:0a1b…          the image that has this digest in that repository
   shale rmi -f $(shale images -q -f dangling=true)")]
 pub(crate) struct Args {
-    /// Remove names that stopped containers use, and all names of an id
+    /// Remove names that stopped containers use, and all names of an id; an image that is not there is no failure
     #[arg(short, long)]
     force: bool,
 
@@ -31,6 +33,7 @@ impl Args {
             keep_parents: self.no_prune,
         };
         let mut status = 0;
+        let missing = |error: &StoreError| matches!(error, StoreError::NoSuchImage(_));
         for image in &self.images {
             match store.remove_image(image, options) {
                 Ok(lines) => {
@@ -39,8 +42,10 @@ impl Args {
                     }
                 }
                 Err(error) => {
+                    // with --force an image that is not there is told, but is no failure
+                    let status_of = u8::from(!(self.force && missing(&error)));
                     eprintln!("Error: {:#}", anyhow::Error::from(error));
-                    status = 1;
+                    status |= status_of;
                 }
             }
         }

@@ -12,6 +12,7 @@ use crate::cli::Context;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   shale save -o debian.tar debian:12
+  shale save -o all.tar debian nginx:1        every tag of debian, and one of nginx
   shale save debian:12 | podman load")]
 pub(crate) struct Args {
     /// Write to a file instead of standard output

@@ -4,13 +4,18 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use imagetool::system::filter::PruneFilter;
 use imagetool::system::prune::{Images, Pruned, prune_blobs, prune_caches, prune_containers, prune_images};
-use imagetool::time::human_size;
+use imagetool::time::human_size_long;
 
+use super::filter::{Filter, texts};
 use super::image::removals;
 use super::{ask, output};
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  shale system df -v
+  shale system prune
+  shale system check")]
 pub(crate) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -63,7 +68,7 @@ struct Prune {
 
     /// Only some: until=TIME, label=KEY[=VALUE], label!=KEY[=VALUE]
     #[arg(long, value_name = "FILTER")]
-    filter: Vec<String>,
+    filter: Vec<Filter>,
 }
 
 impl Prune {
@@ -80,7 +85,7 @@ impl Prune {
         }
         if !self.filter.is_empty() {
             text += "\n  Items to be pruned will be filtered with:\n";
-            for filter in &self.filter {
+            for filter in texts(&self.filter) {
                 text += &format!("  - {filter}\n");
             }
         }
@@ -88,7 +93,7 @@ impl Prune {
     }
 
     fn execute(self, context: &Context) -> anyhow::Result<u8> {
-        let filter = PruneFilter::parse(&self.filter).map_err(anyhow::Error::msg)?;
+        let filter = PruneFilter::parse(&texts(&self.filter)).map_err(anyhow::Error::msg)?;
         if !self.force && !ask::confirmed(&self.warning())? {
             return Ok(0);
         }
@@ -111,7 +116,7 @@ impl Prune {
         outcome?;
         output::line(format!(
             "Total reclaimed space: {}",
-            human_size(pruned.freed_bytes)
+            human_size_long(pruned.freed_bytes)
         ))?;
         Ok(0)
     }

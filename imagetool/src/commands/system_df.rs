@@ -1,11 +1,13 @@
 //! `shale system df`.
 
+use imagetool::images::ImageRow;
+use imagetool::shape::to_escaped_json;
 use imagetool::system::usage::{Usage, usage};
-use imagetool::time::{Timestamp, human_duration, human_size, now};
+use imagetool::time::{human_size, human_size_long, now};
 use serde_json::{Value, json};
 
-use super::format::Format;
-use super::output;
+use super::format::{Format, template_error};
+use super::{images, output};
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -15,6 +17,7 @@ use crate::cli::Context;
 Examples:
   shale system df
   shale system df -v
+  shale system df -v --format '{{range .Images}}{{.ID}} {{.UniqueSize}}{{println}}{{end}}'
   shale system df --format '{{.Type}}: {{.Size}}'"
 )]
 pub(super) struct Args {
@@ -71,36 +74,57 @@ impl Args {
         imagetool::container::reconcile(&store)?;
         let usage = usage(&store)?;
         let format = Format::parse(self.format.as_deref(), false)?;
-        if self.verbose && self.format.as_deref().is_some_and(|format| format != "table") {
-            output::line(json!({
-                "Images": image_rows(&store, &usage)?,
-                "Layers": layer_rows(&usage),
-                "Containers": container_rows(&usage),
-                "Volumes": [],
-                "BuildCache": [],
-                "Kinds": kind_rows(&usage),
-            }))?;
-        } else if self.verbose {
-            output::print(&verbose(&store, &usage)?)?;
-        } else {
-            output::print(&format.render(SUMMARY, summary(&usage).into_iter())?)?;
+        if !self.verbose {
+            output::print(&format.render(SUMMARY, &[], summary(&usage).into_iter())?)?;
+            return Ok(0);
         }
+        let text = match format {
+            Format::Json => to_escaped_json(&document(&store, &usage)?) + "\n",
+            Format::Template(template) | Format::TableOf(template) => {
+                let filled = template.render_row(&document(&store, &usage)?);
+                filled.map_err(|error| template_error(&error))? + "\n"
+            }
+            Format::Table | Format::Ids => verbose(&store, &usage)?,
+        };
+        output::print(&text)?;
         Ok(0)
     }
+}
+
+/// Everything, as `--format` of the long form sees it.
+fn document(store: &imagetool::store::Store, usage: &Usage) -> anyhow::Result<Value> {
+    let mut containers = container_rows(usage, true);
+    for row in containers.iter_mut().filter_map(Value::as_object_mut) {
+        row.remove(".Labels");
+    }
+    Ok(json!({
+        "Images": image_rows(store, usage, true)?,
+        "Layers": layer_rows(usage),
+        "Containers": containers,
+        "Volumes": [],
+        "BuildCache": [],
+        "Kinds": kind_rows(usage),
+        // bytes: what one image alone needs, what several share, what none needs
+        "Totals": {
+            "UniqueBytes": usage.images.iter().map(|image| image.unique_bytes).sum::<u64>(),
+            "SharedBytes": usage.shared_bytes,
+            "UnusedBytes": usage.unused_bytes,
+        },
+    }))
 }
 
 /// One row for each type, Docker's four first.
 fn summary(usage: &Usage) -> Vec<Value> {
     let row = |kind: &str, total: usize, active: usize, bytes: u64, reclaimable: Option<u64>| {
         let reclaimable = match reclaimable {
-            Some(part) if bytes > 0 => format!("{} ({}%)", human_size(part), percent(part, bytes)),
-            _ => human_size(reclaimable.unwrap_or(0)),
+            Some(part) if bytes > 0 => format!("{} ({}%)", human_size_long(part), percent(part, bytes)),
+            _ => human_size_long(reclaimable.unwrap_or(0)),
         };
         json!({
             "Type": kind,
             "TotalCount": total.to_string(),
             "Active": active.to_string(),
-            "Size": human_size(bytes),
+            "Size": human_size_long(bytes),
             "Reclaimable": reclaimable,
         })
     };
@@ -143,33 +167,26 @@ fn percent(part: u64, whole: u64) -> u64 {
     u64::try_from(u128::from(part) * 100 / u128::from(whole.max(1))).unwrap_or(100)
 }
 
-fn image_rows(store: &imagetool::store::Store, usage: &Usage) -> anyhow::Result<Vec<Value>> {
+/// A row for each image, under the first of its names, so that a column's sizes add up.
+fn image_rows(store: &imagetool::store::Store, usage: &Usage, no_trunc: bool) -> anyhow::Result<Vec<Value>> {
     let mut rows = Vec::new();
     for image in &usage.images {
         let details = &image.details;
         let names = store.names_of(&details.image.id)?;
-        let shown: Vec<(String, String)> = if names.is_empty() {
-            vec![("<none>".to_owned(), "<none>".to_owned())]
-        } else {
-            let tag = |name: &imagetool::reference::Reference| name.tag().unwrap_or("<none>").to_owned();
-            names
-                .iter()
-                .map(|name| (name.familiar_name(), tag(name)))
-                .collect()
+        let name = names.first();
+        let row = ImageRow {
+            id: details.image.id,
+            repository: name.map(imagetool::reference::Reference::familiar_name),
+            tag: name.and_then(|name| name.tag()).map(str::to_owned),
+            digest: None,
+            created_at_s: details.created_at_s,
+            size_bytes: image.shared_bytes + image.unique_bytes,
         };
-        for (repository, tag) in shown {
-            rows.push(json!({
-                "Repository": repository,
-                "Tag": tag,
-                "ID": details.image.id.short(),
-                "CreatedSince": format!("{} ago", human_duration(now().seconds - details.created_at_s)),
-                "CreatedAt": Timestamp { seconds: details.created_at_s, nanos: 0 }.to_table(),
-                "Size": human_size(image.shared_bytes + image.unique_bytes),
-                "SharedSize": human_size(image.shared_bytes),
-                "UniqueSize": human_size(image.unique_bytes),
-                "Containers": image.containers.to_string(),
-            }));
-        }
+        let mut row = row.to_json(no_trunc);
+        row["SharedSize"] = json!(human_size_long(image.shared_bytes));
+        row["UniqueSize"] = json!(human_size_long(image.unique_bytes));
+        row["Containers"] = json!(image.containers.to_string());
+        rows.push(row);
     }
     Ok(rows)
 }
@@ -181,9 +198,9 @@ fn layer_rows(usage: &Usage) -> Vec<Value> {
             "Digest": layer.diff_id.to_string(),
             "Images": layer.images.to_string(),
             "Size": human_size(layer.shared_bytes + layer.unique_bytes),
-            "SharedSize": human_size(layer.shared_bytes),
+            "SharedSize": human_size_long(layer.shared_bytes),
             "UniqueSize": match &layer.damage {
-                None => human_size(layer.unique_bytes),
+                None => human_size_long(layer.unique_bytes),
                 Some(_) => "damaged".to_owned(),
             },
         })
@@ -191,10 +208,10 @@ fn layer_rows(usage: &Usage) -> Vec<Value> {
     usage.layers.iter().map(row).collect()
 }
 
-fn container_rows(usage: &Usage) -> Vec<Value> {
+fn container_rows(usage: &Usage, no_trunc: bool) -> Vec<Value> {
     let row = |container: &imagetool::system::usage::ContainerUsage| {
         let mut row =
-            imagetool::container::display::Row::of(&container.record, now().seconds, false).to_json();
+            imagetool::container::display::Row::of(&container.record, now().seconds, no_trunc).to_json();
         row["Size"] = json!(human_size(container.bytes));
         row["LocalVolumes"] = json!("0");
         row
@@ -218,18 +235,20 @@ fn kind_rows(usage: &Usage) -> Vec<Value> {
 }
 
 fn verbose(store: &imagetool::store::Store, usage: &Usage) -> anyhow::Result<String> {
-    let table = |columns: Columns, rows: Vec<Value>| Format::Table.render(columns, rows.into_iter());
+    let table = |columns: Columns, rows: Vec<Value>| {
+        Format::Table.render(columns, images::HEADINGS, rows.into_iter())
+    };
     let mut text = "Images space usage:\n\n".to_owned();
-    text += &table(IMAGES, image_rows(store, usage)?)?;
+    text += &table(IMAGES, image_rows(store, usage, false)?)?;
     text += &format!(
         "\nShared by several images: {}\nNeeded by no image: {}\n",
-        human_size(usage.shared_bytes),
-        human_size(usage.unused_bytes)
+        human_size_long(usage.shared_bytes),
+        human_size_long(usage.unused_bytes)
     );
     text += "\nLayers space usage:\n\n";
     text += &table(LAYERS, layer_rows(usage))?;
     text += "\nContainers space usage:\n\n";
-    text += &table(CONTAINERS, container_rows(usage))?;
+    text += &table(CONTAINERS, container_rows(usage, false))?;
     text += "\nLocal Volumes space usage:\n\n";
     text += &table(
         &[("VOLUME NAME", "Name"), ("LINKS", "Links"), ("SIZE", "Size")],

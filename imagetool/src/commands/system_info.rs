@@ -1,10 +1,10 @@
 //! `shale system info`.
 
 use imagetool::system::info::info;
-use imagetool::template::Template;
 use imagetool::time::human_size;
 use serde_json::Value;
 
+use super::format::{Shown, TEMPLATE_STATUS, template_error};
 use super::output;
 use crate::cli::Context;
 
@@ -20,17 +20,22 @@ pub(super) struct Args {
 
 impl Args {
     pub(super) fn execute(self, context: &Context) -> anyhow::Result<u8> {
-        let template = match self.format.as_deref() {
-            None | Some("json") => None,
-            Some(text) => Some(text.parse::<Template>()?),
+        let shown = match Shown::parse("", self.format.as_deref()) {
+            Ok(shown) => shown,
+            Err(error) => {
+                eprintln!("Error: {}", template_error(&error));
+                return Ok(TEMPLATE_STATUS);
+            }
         };
         let store = context.store()?;
         imagetool::container::reconcile(&store)?;
         let info = info(&store)?;
-        match template {
-            Some(template) => output::line(template.render(&info)?)?,
-            None if self.format.is_some() => output::line(info)?,
-            None => output::print(&text(&info))?,
+        match shown {
+            Shown::Template(template) => {
+                output::line(template.render(&info).map_err(|error| template_error(&error))?)?;
+            }
+            Shown::Json => output::line(info)?,
+            Shown::Own => output::print(&text(&info))?,
         }
         Ok(0)
     }

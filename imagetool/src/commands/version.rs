@@ -1,9 +1,9 @@
 //! `shale version`.
 
 use anyhow::Context as _;
-use imagetool::template::Template;
 use serde_json::json;
 
+use super::format::{Shown, TEMPLATE_STATUS, template_error};
 use super::output;
 use crate::cli::Context;
 
@@ -29,10 +29,17 @@ impl Args {
         });
         // there is no server: whoever asks for one gets the same program
         let both = json!({ "Client": facts, "Server": facts });
-        match self.format.as_deref() {
-            Some("json") => output::line(&both)?,
-            Some(text) => output::line(text.parse::<Template>()?.render(&both)?)?,
-            None => {
+        let shown = match Shown::parse("version", self.format.as_deref()) {
+            Ok(shown) => shown,
+            Err(error) => {
+                eprintln!("Error: {}", template_error(&error));
+                return Ok(TEMPLATE_STATUS);
+            }
+        };
+        match shown {
+            Shown::Json => output::line(&both)?,
+            Shown::Template(template) => output::line(template.render(&both)?)?,
+            Shown::Own => {
                 output::line(format!("shale version {}", env!("CARGO_PKG_VERSION")))?;
                 output::line(format!(
                     " OS/Arch:        linux/{}",

@@ -80,7 +80,7 @@ impl Args {
             .map(|version| self.row(&answer, version, &layers, &indexes, &steps))
             .collect::<anyhow::Result<Vec<_>>>()?;
         if !rows.is_empty() {
-            output::print(&format.render(&COLUMNS, rows.into_iter())?)?;
+            output::print(&format.render(&COLUMNS, &[], rows.into_iter())?)?;
         }
         self.judge(&answer, &layers, &steps)
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::ContainerConfig;
 use crate::store::{ContainerRecord, ContainerStatus};
-use crate::time::human_duration;
+use crate::time::{human_duration, human_size};
 
 /// How much of a command a table shows.
 const COMMAND_CHARS_MAX: usize = 20;
@@ -16,6 +16,8 @@ const COMMAND_CHARS_MAX: usize = 20;
 pub struct Row {
     /// Field name, as templates and column headings know it, and value.
     fields: BTreeMap<&'static str, String>,
+    /// For `{{.Label "key"}}`.
+    labels: BTreeMap<String, String>,
 }
 
 impl Row {
@@ -55,9 +57,13 @@ impl Row {
             ("Labels", labels.join(",")),
             ("Mounts", config.binds.join(",")),
             ("Networks", config.network),
+            ("LocalVolumes", "0".to_owned()),
+            // taken only when it is asked for
+            ("Size", "0B".to_owned()),
         ];
         Self {
             fields: fields.into_iter().collect(),
+            labels: config.labels,
         }
     }
 
@@ -66,9 +72,20 @@ impl Row {
         self.fields.get(name).map(String::as_str)
     }
 
-    /// The row as `--format` sees it.
+    /// The same with the container's size: what it changed, and its image with that.
+    #[must_use]
+    pub fn with_size(mut self, own_bytes: u64, image_bytes: u64) -> Self {
+        let all = human_size(own_bytes.saturating_add(image_bytes));
+        self.fields
+            .insert("Size", format!("{} (virtual {all})", human_size(own_bytes)));
+        self
+    }
+
+    /// The row as `--format` sees it: what begins with a dot is for templates alone.
     pub fn to_json(&self) -> Value {
-        json!(self.fields)
+        let mut row = json!(self.fields);
+        row[".Labels"] = json!(self.labels);
+        row
     }
 }
 

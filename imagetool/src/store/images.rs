@@ -69,6 +69,16 @@ impl Store {
         Ok(names)
     }
 
+    /// The digests under which registries know an image (`debian@sha256:…`), sorted: those of the repositories that it
+    /// was pulled from or pushed to.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self)] // nothing is pulled or pushed yet
+    pub fn repo_digests(&self, _id: &Digest) -> Result<Vec<Reference>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// An image with what the database knows beside it.
     pub fn image_details(&self, id: &Digest) -> Result<ImageDetails, StoreError> {
         let image = self.image(id)?;
@@ -150,7 +160,13 @@ impl Store {
 
     /// The id that a name, id or unique id prefix means, and the name when it was one.
     pub fn find_image(&self, name_or_id: &str) -> Result<(Digest, Option<Reference>), StoreError> {
-        let none = || StoreError::NoSuchImage(name_or_id.to_owned());
+        // the name as it was looked for, as Docker tells it
+        let none = || {
+            StoreError::NoSuchImage(match name_or_id.parse::<Reference>() {
+                Ok(name) if !name_or_id.starts_with("sha256:") => name.or_latest().familiar(),
+                _ => name_or_id.to_owned(),
+            })
+        };
         let hex = name_or_id.strip_prefix("sha256:").unwrap_or(name_or_id);
         let is_hex = !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         if let Ok(id) = Digest::from_hex(hex) {

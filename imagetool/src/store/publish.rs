@@ -191,7 +191,7 @@ fn insert_image(transaction: &Transaction<'_>, id: &Digest, image: &NewImage) ->
             image.config_json,
             image.parent.map(|parent| parent.to_string()),
             image.base_rootfs.as_ref().map(|path| path.as_os_str().as_bytes()),
-            image.created.map_or(0, |time| time.seconds),
+            image.created.map_or(Timestamp::ZERO_S, |time| time.seconds),
             seconds_now(),
         ],
     )?;

@@ -37,9 +37,7 @@ impl PruneFilter {
                     return Err("more than one until filter specified".to_owned());
                 }
                 "until" => {
-                    let moment = parse_moment(value, now_s).ok_or_else(|| {
-                        format!("invalid filter 'until={value}': give a duration (24h) or a time (2026-01-31T12:00:00)")
-                    })?;
+                    let moment = parse_moment(value, now_s).ok_or_else(|| wrong_moment(value))?;
                     filter.until_s = Some(moment);
                 }
                 "label" => filter.labels.push(value.to_owned()),
@@ -71,6 +69,18 @@ impl PruneFilter {
         let labels = config.pointer("/config/Labels");
         self.passes(created_at_s, |key| labels?.get(key)?.as_str())
     }
+}
+
+/// Reads a moment as `until` takes it, counted from now.
+///
+/// # Errors
+/// A text for the caller of a command.
+pub fn moment(text: &str) -> Result<i64, String> {
+    parse_moment(text, now().seconds).ok_or_else(|| wrong_moment(text))
+}
+
+fn wrong_moment(text: &str) -> String {
+    format!("invalid filter 'until={text}': give a duration (24h) or a time (2026-01-31T12:00:00)")
 }
 
 /// A moment as `until` takes it: a Go duration before now, seconds since 1970, or a date with or without time and zone.
