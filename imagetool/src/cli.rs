@@ -232,7 +232,10 @@ pub(crate) fn usage_status(error: &clap::Error) -> u8 {
         .find(|at| !words[*at].starts_with('-') && !is_value(*at))
         .map(|at| words[at].as_str());
     let about_option = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(argument)) => argument.starts_with('-'),
+        // these two are the engine's to judge, in Docker
+        Some(ContextValue::String(argument)) => {
+            argument.starts_with('-') && !argument.starts_with("--change") && !argument.starts_with("--type")
+        }
         // required arguments
         _ => false,
     };

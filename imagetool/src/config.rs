@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::changes::Change;
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::manifest::{Descriptor, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST};
+use crate::manifest::{Descriptor, Manifest, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Platform};
 use crate::time::Timestamp;
 
 /// One entry of an image's history.
@@ -77,6 +77,15 @@ impl ConfigBuilder {
         self.document
             .insert("rootfs".to_owned(), json!({ "type": "layers", "diff_ids": [] }));
         self.document.insert("history".to_owned(), json!([]));
+    }
+
+    /// Notes what machines the image is for.
+    pub fn platform(&mut self, platform: &Platform) {
+        self.document
+            .insert("architecture".to_owned(), json!(platform.architecture));
+        if let Some(variant) = &platform.variant {
+            self.document.insert("variant".to_owned(), json!(variant));
+        }
     }
 
     /// Applies `-c` instructions.

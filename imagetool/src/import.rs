@@ -7,6 +7,7 @@ use crate::config::{ConfigBuilder, HistoryEntry, LayerBlob, manifest_json};
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::ingest::ingest;
+use crate::manifest::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::store::{NewImage, Store};
@@ -21,6 +22,8 @@ pub struct ImportOptions {
     pub message: Option<String>,
     /// Instructions applied to the configuration.
     pub changes: Vec<Change>,
+    /// What machines it is for, when not for this one's kind: `linux/arm64`, `linux/arm/v7`.
+    pub platform: Option<Platform>,
     /// The new image's name.
     pub name: Option<Reference>,
 }
@@ -47,6 +50,9 @@ pub fn import(
     }
     let now = time::now();
     let mut config = ConfigBuilder::scratch();
+    if let Some(platform) = &options.platform {
+        config.platform(platform);
+    }
     config.apply(&options.changes);
     config.created(now, None);
     let comment = options

@@ -146,6 +146,45 @@ pub struct Platform {
     pub variant: Option<String>,
 }
 
+impl std::str::FromStr for Platform {
+    type Err = String;
+
+    /// Reads `OS/ARCH[/VARIANT]`, `ARCH` alone, and the names that kernels give to architectures.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no platform: write linux/ARCHITECTURE[/VARIANT], as linux/arm64");
+        let words: Vec<&str> = text.split('/').collect();
+        let plain = |word: &&str| {
+            !word.is_empty()
+                && word
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        };
+        if !words.iter().all(plain) {
+            return Err(wrong());
+        }
+        let (architecture, variant) = match words.as_slice() {
+            ["linux"] => (host_architecture(), None),
+            ["linux", architecture] => (*architecture, None),
+            ["linux", architecture, variant] => (*architecture, Some((*variant).to_owned())),
+            [_, _] | [_, _, _] => return Err(format!("{text:?} is not for linux")),
+            [architecture] => (*architecture, None),
+            _ => return Err(wrong()),
+        };
+        let architecture = match architecture {
+            "x86_64" | "x86-64" => "amd64",
+            "aarch64" => "arm64",
+            "i386" => "386",
+            "armhf" => "arm",
+            other => other,
+        };
+        Ok(Self {
+            architecture: architecture.to_owned(),
+            os: "linux".to_owned(),
+            variant,
+        })
+    }
+}
+
 /// An OCI index or Docker manifest list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -60,6 +60,7 @@ pub fn zero_of_config(field: &str) -> Option<Value> {
 /// The order of fields; those that are not here come last, by name.
 const ORDER: &[&str] = &[
     // kinds of mounts and endpoints
+    "Data",
     "Type",
     "Name",
     "Source",

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use imagetool::changes::Change;
 use imagetool::import::{ImportOptions, import};
 use imagetool::ingest::widen_pipe;
+use imagetool::manifest::Platform;
 use imagetool::progress::Progress;
 use imagetool::reference::Reference;
 
@@ -16,6 +17,7 @@ use crate::cli::Context;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   shale import rootfs.tar.gz debian:12
+  shale import --platform linux/arm64 -m 'built elsewhere' rootfs.tar debian:arm
   mmdebstrap --variant=minbase bookworm | shale import -c 'CMD [\"bash\"]' - debian:12")]
 pub(crate) struct Args {
     /// Apply a Dockerfile instruction to the image's configuration (CMD, ENV, USER, …)
@@ -25,6 +27,10 @@ pub(crate) struct Args {
     /// Message for the image's history
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
+
+    /// What machines the image is for, when not for this one's kind (linux/arm64, linux/arm/v7)
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
 
     /// Show no progress
     #[arg(short, long)]
@@ -75,6 +81,7 @@ impl Args {
         let options = ImportOptions {
             source: self.source.clone(),
             message: self.message,
+            platform: self.platform,
             changes: self.change,
             name,
         };

@@ -42,8 +42,8 @@ pub(crate) struct Args {
     #[arg(short, long)]
     quiet: bool,
     /// Show containers that fit: id, name, label, ancestor, status, exited
-    #[arg(short, long, value_name = "KEY=VALUE", value_parser = Filter::parse)]
-    filter: Vec<Filter>,
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<super::filter::Filter>,
     /// Output: table, table TEMPLATE, json, or a Go template
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
@@ -63,6 +63,11 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
+        let filters: Vec<Filter> = self
+            .filter
+            .iter()
+            .map(|filter| Filter::parse(&filter.to_string()).map_err(anyhow::Error::msg))
+            .collect::<Result<_, _>>()?;
         let own = matches!(self.format.as_deref(), None | Some("" | "table"));
         if self.quiet && !own {
             eprintln!("WARNING: Ignoring custom format, because both --format and --quiet are set.");
@@ -74,7 +79,7 @@ impl Args {
             Some(number) => usize::try_from(number).ok(),
             None => None,
         };
-        let all = self.all || most.is_some() || self.filter.iter().any(Filter::shows_stopped);
+        let all = self.all || most.is_some() || filters.iter().any(Filter::shows_stopped);
         let sized = self.size
             || (!own
                 && self
@@ -88,7 +93,7 @@ impl Args {
         let shown = records
             .iter()
             .filter(|record| all || record.status == ContainerStatus::Running)
-            .filter(|record| passes(&self.filter, record))
+            .filter(|record| passes(&filters, record))
             .take(most.unwrap_or(usize::MAX));
         let mut rows = Vec::new();
         for record in shown {

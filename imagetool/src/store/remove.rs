@@ -181,6 +181,14 @@ impl Store {
                         id.short()
                     )));
                 }
+                // with no name to take away nothing would be done
+                None if names.is_empty() && options.force => {
+                    return Err(StoreError::Conflict(format!(
+                        "unable to delete {} (cannot be forced) - image is being used by stopped container {short}: \
+                         remove the container first",
+                        id.short()
+                    )));
+                }
                 None if !options.force => {
                     return Err(StoreError::Conflict(format!(
                         "unable to delete {} (must be forced) - image is being used by stopped container {short}",
