@@ -256,6 +256,19 @@ mod tests {
     }
 
     #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(help.contains("Example"), "{}", command.get_name());
+            command.get_subcommands().for_each(check);
+        }
+        super::Cli::command().get_subcommands().for_each(check);
+    }
+
+    #[test]
     fn commands_that_are_still_to_come_are_known() {
         let told = |verb| super::not_yet(&super::Cli::try_parse_from(["shale", verb]).unwrap_err());
         assert!(told("pull").is_some_and(|text| text.starts_with("shale: 'pull' is not there yet")));

@@ -9,6 +9,7 @@ mod filter;
 mod format;
 pub(crate) mod history;
 pub(crate) mod image;
+mod image_du;
 pub(crate) mod images;
 pub(crate) mod import;
 pub(crate) mod inspect;

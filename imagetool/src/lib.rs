@@ -45,4 +45,5 @@ pub mod table;
 pub mod template;
 pub mod terminal;
 pub mod time;
+pub mod waste;
 pub mod which;

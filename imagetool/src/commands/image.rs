@@ -8,7 +8,7 @@ use imagetool::system::prune::{Images, Pruned, prune_images};
 use imagetool::time::human_size_long;
 
 use super::filter::{Filter, texts};
-use super::{ask, history, images, import, inspect, load, output, rmi, save, tag};
+use super::{ask, history, image_du, images, import, inspect, load, output, rmi, save, tag};
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -23,6 +23,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Show what of an image's layers is hidden by later ones
+    Du(image_du::Args),
     /// Show the steps that made an image
     History(history::Args),
     /// Make an image of a root file system archive
@@ -66,6 +68,7 @@ struct Prune {
 impl Args {
     pub(crate) fn execute(self, context: &Context) -> anyhow::Result<u8> {
         match self.verb {
+            Verb::Du(args) => args.execute(context),
             Verb::History(args) => args.execute(context),
             Verb::Import(args) => args.execute(context),
             Verb::Inspect(args) => args.execute(context),

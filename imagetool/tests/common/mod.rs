@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
+pub mod images;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
