@@ -58,118 +58,46 @@ pub fn zero_of_config(field: &str) -> Option<Value> {
 }
 
 /// The order of fields; those that are not here come last, by name.
+#[rustfmt::skip]
 const ORDER: &[&str] = &[
-    // kinds of mounts and endpoints
-    "Data",
-    "Type",
-    "Name",
-    "Source",
-    "Destination",
-    "Driver",
-    "Mode",
-    "RW",
-    "Propagation",
+    // mounts, the root file system, endpoints
+    "Type", "Source", "Destination", "Driver", "Mode", "RW", "Propagation",
     // images and containers
-    "Id",
-    "RepoTags",
-    "RepoDigests",
-    "Parent",
-    "Comment",
-    "Created",
-    "DockerVersion",
-    "Author",
-    "Path",
-    "Args",
-    "State",
-    // the state
-    "Status",
-    "Running",
-    "Paused",
-    "Restarting",
-    "OOMKilled",
-    "Dead",
-    "Pid",
-    "ExitCode",
-    "Error",
-    "StartedAt",
+    "Id", "RepoTags", "RepoDigests", "Parent", "Comment", "Created", "DockerVersion", "Author", "Path", "Args", "State",
+    // a container's state
+    "Status", "Running", "Paused", "Restarting", "OOMKilled", "Dead", "Pid", "ExitCode", "Error", "StartedAt",
     "FinishedAt",
-    "ResolvConfPath",
-    "HostnamePath",
-    "HostsPath",
-    "LogPath",
-    "RestartCount",
-    "Platform",
-    "MountLabel",
-    "ProcessLabel",
-    "AppArmorProfile",
-    "ExecIDs",
-    "HostConfig",
-    // the configuration
-    "Hostname",
-    "Domainname",
-    "User",
-    "AttachStdin",
-    "AttachStdout",
-    "AttachStderr",
-    "ExposedPorts",
-    "Tty",
-    "OpenStdin",
-    "StdinOnce",
-    "Env",
-    "Cmd",
-    "Healthcheck",
-    "Test",
-    "Interval",
-    "Timeout",
-    "StartPeriod",
-    "StartInterval",
-    "Retries",
-    "ArgsEscaped",
-    "Image",
-    "Volumes",
-    "WorkingDir",
-    "Entrypoint",
-    "NetworkDisabled",
-    "MacAddress",
-    "OnBuild",
-    "Labels",
-    "StopSignal",
-    "StopTimeout",
-    "Shell",
-    // host configuration
-    "Binds",
-    "ContainerIDFile",
-    "LogConfig",
-    "NetworkMode",
-    "PortBindings",
-    "RestartPolicy",
-    "AutoRemove",
+    // a container
+    "Image", "ResolvConfPath", "HostnamePath", "HostsPath", "LogPath", "Data", "Name", "RestartCount", "Platform",
+    "MountLabel", "ProcessLabel", "AppArmorProfile", "ExecIDs", "HostConfig",
+    // the configuration, with its health check
+    "Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "Tty",
+    "OpenStdin", "StdinOnce", "Env", "Cmd", "Healthcheck", "Test", "Interval", "Timeout", "StartPeriod",
+    "StartInterval", "Retries", "ArgsEscaped", "Volumes", "WorkingDir", "Entrypoint", "NetworkDisabled", "MacAddress",
+    "OnBuild", "Labels", "StopSignal", "StopTimeout", "Shell",
+    // what a container is run with
+    "Binds", "ContainerIDFile", "LogConfig", "NetworkMode", "PortBindings", "RestartPolicy", "AutoRemove",
+    // the end of both
+    "Architecture", "Variant", "Os", "Size", "VirtualSize", "GraphDriver", "RootFS", "Mounts", "Config",
+    "NetworkSettings", "Metadata",
 ];
 
-/// The order of fields of images and containers below those above.
-const ORDER_LAST: &[&str] = &[
-    "Architecture",
-    "Variant",
-    "Os",
-    "Size",
-    "VirtualSize",
-    "GraphDriver",
-    "RootFS",
-    "Mounts",
-    "Config",
-    "NetworkSettings",
-    "Metadata",
+/// A field that stands before another one in the objects of this name.
+const BEFORE: &[(&str, &str, &str)] = &[
+    (IMAGE, "Config", "Architecture"),
+    ("Config", "Image", "Volumes"),
+    ("Mount", "Name", "Source"),
 ];
 
 fn rank(object: &str, field: &str) -> usize {
-    // an image has its configuration before its platform, a container after its mounts
-    if field == "Config" && object == IMAGE {
-        return ORDER.len();
+    let position = |field: &str| ORDER.iter().position(|known| *known == field);
+    let moved = BEFORE
+        .iter()
+        .find(|(of, moved, _)| (*of, *moved) == (object, field));
+    match moved.and_then(|(_, _, next)| position(next)) {
+        Some(next) => next * 2,
+        None => position(field).map_or(usize::MAX, |place| place * 2 + 1),
     }
-    let position = |order: &[&str]| order.iter().position(|known| *known == field);
-    position(ORDER)
-        .or_else(|| Some(ORDER.len() + 1 + position(ORDER_LAST)?))
-        .unwrap_or(usize::MAX)
 }
 
 /// The name of an image's whole document, for [`to_json`].
