@@ -225,11 +225,11 @@ impl Parser {
     /// What follows `{{else`: a block of the same kind, or nodes up to `{{end}}`.
     fn otherwise(&mut self, word: Block) -> Result<Vec<Node>, Fault> {
         self.skip_blanks();
-        let again = match (self.peek().text.as_str(), self.peek().kind, word) {
-            ("if", Kind::Keyword, Block::If) => true,
-            ("with", Kind::Keyword, Block::With) => true,
-            _ => false,
-        };
+        let next = (self.peek().text.as_str(), self.peek().kind, word);
+        let again = matches!(
+            next,
+            ("if", Kind::Keyword, Block::If) | ("with", Kind::Keyword, Block::With)
+        );
         if again {
             self.take();
             // its {{end}} ends this block too

@@ -4,16 +4,14 @@
 //! Runs as root where `docker` and `dockerd` are installed; the engine has its data, its socket and its process id in a
 //! temporary directory, no network, and ends with the test.
 
-mod common;
-
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::images::{Images, images};
-use common::{Shale, dir, file, skip, tar};
+use crate::common::images::{Images, images};
+use crate::common::{Shale, dir, file, skip, tar};
 
 /// How long the engine may take to answer, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
