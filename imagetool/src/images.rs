@@ -86,7 +86,7 @@ pub fn rows(store: &Store, filter: &ImagesFilter, digests: bool) -> Result<Vec<I
             }
             continue;
         }
-        tags.retain(fits);
+        tags.retain(|name| name.digest().is_none() && fits(name));
         pinned.retain(fits);
         if filter.dangling != Some(true) {
             named_rows(details, &tags, &pinned, digests, &mut rows);

@@ -46,6 +46,7 @@ fn image(store: &Store, details: &ImageDetails) -> Result<Value, ImageError> {
     };
     let names = store.names_of(&image.id)?;
     let digests = store.repo_digests(&image.id)?;
+    let tags = names.iter().filter(|name| name.digest().is_none());
     let comment = raw
         .get("history")
         .and_then(Value::as_array)
@@ -70,7 +71,7 @@ fn image(store: &Store, details: &ImageDetails) -> Result<Value, ImageError> {
     let diff_ids: Vec<String> = details.layers.iter().map(|(id, _)| id.to_string()).collect();
     let mut value = json!({
         "Id": image.id.to_string(),
-        "RepoTags": names.iter().map(Reference::familiar).collect::<Vec<_>>(),
+        "RepoTags": tags.map(Reference::familiar).collect::<Vec<_>>(),
         "RepoDigests": digests.iter().map(Reference::familiar).collect::<Vec<_>>(),
         "Parent": details.parent.map(|parent| parent.to_string()).unwrap_or_default(),
         "Comment": comment,

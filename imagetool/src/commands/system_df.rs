@@ -173,7 +173,7 @@ fn image_rows(store: &imagetool::store::Store, usage: &Usage, no_trunc: bool) ->
     for image in &usage.images {
         let details = &image.details;
         let names = store.names_of(&details.image.id)?;
-        let name = names.first();
+        let name = names.iter().find(|name| name.digest().is_none());
         let row = ImageRow {
             id: details.image.id,
             repository: name.map(imagetool::reference::Reference::familiar_name),

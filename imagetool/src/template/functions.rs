@@ -7,6 +7,9 @@ use crate::shape;
 /// So many blanks `pad` adds on a side.
 const PAD_MAX: i64 = 1 << 16;
 
+/// Into so many parts `split` cuts a text.
+const PARTS_MAX: usize = 1 << 20;
+
 /// Why a call failed.
 #[derive(Debug)]
 pub(super) enum CallError {
@@ -132,6 +135,13 @@ pub(super) fn call(name: &str, values: &[Val], heading: bool) -> Result<Val, Cal
         "title" => made(title(text(values, 0)?)),
         "split" => {
             let (text, separator) = (text(values, 0)?, text(values, 1)?);
+            let count = match separator {
+                "" => text.len(),
+                _ => text.matches(separator).count(),
+            };
+            if count > PARTS_MAX {
+                return failed(format!("more than {PARTS_MAX} parts"));
+            }
             let parts: Vec<Val> = match separator {
                 "" => text.chars().map(|sign| Val::Text(sign.to_string())).collect(),
                 _ => text

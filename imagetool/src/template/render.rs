@@ -10,8 +10,8 @@ use crate::shape;
 
 /// So many times the bodies of all `range` blocks together are filled in at most.
 const ROUNDS_MAX: usize = 10_000_000;
-/// So long a text may become.
-const TEXT_BYTES_MAX: usize = 256 << 20;
+/// So long the whole text, and each that a function makes, may become.
+const TEXT_BYTES_MAX: usize = 64 << 20;
 
 /// Fills a template in. Of a heading an error ends the text, as in Docker: the rows tell it.
 pub(super) fn render(template: &Template, dot: Val, heading: bool) -> Result<String, TemplateError> {
@@ -305,6 +305,11 @@ impl<'a> Renderer<'a> {
         }
         values.extend(piped);
         match functions::call(name, &values, self.heading) {
+            Ok(Val::Text(text)) if text.len() > TEXT_BYTES_MAX => self.fail(
+                command.0,
+                command.1,
+                format!("error calling {name}: the text is too long"),
+            ),
             Ok(value) => Ok(value),
             Err(CallError::Argument(number, text)) => match arguments.get(number) {
                 Some(argument) => self.fail(argument.at, argument, text),

@@ -288,6 +288,8 @@ fn what_would_not_end_is_an_error() {
         "{{range 99999999999}}{{end}}",
         "{{range 999999}}{{range 999999}}x{{end}}{{end}}",
         "{{pad \"x\" 9999999999 0}}",
+        "{{$x := \"aa\"}}{{range 60}}{{$x = print $x $x}}{{end}}",
+        "{{$x := \"aa\"}}{{range 24}}{{$x = print $x $x}}{{end}}{{len (split $x \"\")}}",
         &"{{if 1}}".repeat(10_000),
         &format!("{{{{{}", "(".repeat(10_000)),
     ] {
