@@ -61,15 +61,15 @@ pub fn zero_of_config(field: &str) -> Option<Value> {
 #[rustfmt::skip]
 const ORDER: &[&str] = &[
     // mounts, the root file system, endpoints
-    "Type", "Source", "Destination", "Driver", "Mode", "RW", "Propagation",
+    "Type", "Source", "Destination", "Mode", "RW", "Propagation",
     // images and containers
     "Id", "RepoTags", "RepoDigests", "Parent", "Comment", "Created", "DockerVersion", "Author", "Path", "Args", "State",
     // a container's state
     "Status", "Running", "Paused", "Restarting", "OOMKilled", "Dead", "Pid", "ExitCode", "Error", "StartedAt",
     "FinishedAt",
     // a container
-    "Image", "ResolvConfPath", "HostnamePath", "HostsPath", "LogPath", "Data", "Name", "RestartCount", "Platform",
-    "MountLabel", "ProcessLabel", "AppArmorProfile", "ExecIDs", "HostConfig",
+    "Image", "ResolvConfPath", "HostnamePath", "HostsPath", "LogPath", "Data", "Name", "RestartCount", "Driver", "Platform",
+    "MountLabel", "ProcessLabel", "AppArmorProfile", "ExecIDs", "HostConfig", "Ports", "Networks",
     // the configuration, with its health check
     "Hostname", "Domainname", "User", "AttachStdin", "AttachStdout", "AttachStderr", "ExposedPorts", "Tty",
     "OpenStdin", "StdinOnce", "Env", "Cmd", "Healthcheck", "Test", "Interval", "Timeout", "StartPeriod",
@@ -87,6 +87,7 @@ const BEFORE: &[(&str, &str, &str)] = &[
     (IMAGE, "Config", "Architecture"),
     ("Config", "Image", "Volumes"),
     ("Mount", "Name", "Source"),
+    ("Mount", "Driver", "Mode"),
 ];
 
 fn rank(object: &str, field: &str) -> usize {
