@@ -18,6 +18,8 @@ pub(crate) mod man;
 pub(crate) mod mount;
 mod output;
 pub(crate) mod ps;
+#[allow(dead_code)] // until pull is there
+mod registry_options;
 pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;

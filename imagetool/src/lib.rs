@@ -35,6 +35,7 @@ pub mod parallel;
 pub mod pattern;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod rootless;
 pub mod save;
 pub mod seccomp;
