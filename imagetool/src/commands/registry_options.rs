@@ -22,6 +22,7 @@ impl RegistryArgs {
         Registries::from_environment(&Options {
             insecure: self.insecure_registry.clone(),
             cert_dir: self.cert_dir.clone(),
+            ..Options::default()
         })
     }
 }

@@ -1,67 +1,58 @@
-//! One repository at one endpoint.
+//! One repository at one endpoint (distribution-spec, "Endpoints").
 
+mod blob;
+mod manifest;
+mod upload;
+
+use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, Read};
+use std::sync::{Arc, Mutex};
+
+use ureq::http::Method;
+
+pub use blob::Blob;
+pub use manifest::{Document, Which};
+pub use upload::{Mounted, Upload};
 
 use super::RegistryError;
+use super::answer::{PAGE_LIMIT, Pages, failure};
+use super::error::Asked;
+use super::host::{Host, Shared};
+use super::retry::{ATTEMPTS, Patience};
+use super::token::Scope;
+use super::transport::{Answer, Call};
+use super::url::Url;
 use crate::digest::Digest;
 
-/// Which manifest is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
-    /// What the tag points to now.
-    Tag(String),
-    /// The one with this digest.
-    Digest(Digest),
+/// Names asked for per page.
+const PER_PAGE: usize = 1000;
+
+/// A repository at an endpoint. Cheap to clone; clones share connections and tokens.
+#[derive(Clone)]
+pub struct Repository {
+    name: String,
+    host: Arc<Host>,
+    shared: Arc<Shared>,
+    /// Uploads that a refused mount has begun.
+    begun: Arc<Mutex<HashMap<Digest, Url>>>,
 }
 
-impl fmt::Display for Which {
+impl fmt::Debug for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tag(tag) => f.write_str(tag),
-            Self::Digest(digest) => digest.fmt(f),
-        }
+        write!(f, "Repository({}/{})", self.host.endpoint, self.name)
     }
 }
 
-/// A manifest or index as the registry keeps it, byte for byte.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
-    /// Its media type.
-    pub media_type: String,
-    /// The digest of its bytes.
-    pub digest: Digest,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// What a registry answered to the wish to mount a blob from another repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mounted {
-    /// The blob is there now.
-    Done,
-    /// The registry did not: the blob is to be uploaded.
-    Refused,
-}
-
-/// How a blob is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Upload {
-    /// In one request with a known length.
-    #[default]
-    Whole,
-    /// In parts of this many bytes, each of which can be repeated.
-    Chunked(u64),
-}
-
-/// A repository at an endpoint. Cheap to clone; clones share connections and tokens.
-#[derive(Debug, Clone)]
-pub struct Repository {
-    name: String,
-    endpoint: String,
-}
-
 impl Repository {
+    pub(super) fn new(name: &str, host: Arc<Host>, shared: Arc<Shared>) -> Self {
+        Self {
+            name: name.to_owned(),
+            host,
+            shared,
+            begun: Arc::default(),
+        }
+    }
+
     /// The repository's path on its registry (`library/debian`).
     pub fn name(&self) -> &str {
         &self.name
@@ -69,84 +60,90 @@ impl Repository {
 
     /// `HOST[:PORT]`, for messages.
     pub fn endpoint(&self) -> String {
-        self.endpoint.clone()
+        self.host.endpoint.clone()
     }
 
-    /// The manifest or index. Its bytes are limited to [`crate::manifest::DOCUMENT_LIMIT`]; the digest is verified where
-    /// one was asked for or the registry names one.
-    pub fn manifest(&self, which: &Which) -> Result<Document, RegistryError> {
-        let _ = which;
-        Err(RegistryError::NotImplemented)
-    }
-
-    /// The digest of a manifest, without the manifest where the registry can tell it so. None: there is no such manifest.
-    pub fn manifest_digest(&self, which: &Which) -> Result<Option<Digest>, RegistryError> {
-        let _ = which;
-        Err(RegistryError::NotImplemented)
-    }
-
-    /// Puts a manifest under a tag or its digest; gives its digest.
-    pub fn put_manifest(
-        &self,
-        which: &Which,
-        media_type: &str,
-        bytes: &[u8],
-    ) -> Result<Digest, RegistryError> {
-        let _ = (which, media_type, bytes);
-        Err(RegistryError::NotImplemented)
-    }
-
-    /// A blob from an offset on. Reading goes on by itself after a broken connection. The digest is not verified.
-    pub fn blob(&self, digest: &Digest, offset_bytes: u64) -> Result<Blob, RegistryError> {
-        let _ = (digest, offset_bytes);
-        Err(RegistryError::NotImplemented)
-    }
-
-    /// The size of a blob. None: the repository has no such blob.
-    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, RegistryError> {
-        let _ = digest;
-        Err(RegistryError::NotImplemented)
-    }
-
-    /// Asks the registry to take a blob over from another of its repositories.
-    pub fn mount_blob(&self, digest: &Digest, from: &str) -> Result<Mounted, RegistryError> {
-        let _ = (digest, from);
-        Err(RegistryError::NotImplemented)
-    }
-
-    /// Uploads a blob. `open` gives its content from the beginning, once per attempt.
-    pub fn upload_blob(
-        &self,
-        digest: &Digest,
-        size_bytes: u64,
-        open: &dyn Fn() -> io::Result<Box<dyn Read + Send>>,
-        method: Upload,
-    ) -> Result<(), RegistryError> {
-        let _ = (digest, size_bytes, open, method);
-        Err(RegistryError::NotImplemented)
+    /// Whether two repositories are on one registry, so that blobs can be mounted from one to the other.
+    pub fn same_registry(&self, other: &Self) -> bool {
+        self.host.endpoint == other.host.endpoint
     }
 
     /// All tags, in the registry's order.
     pub fn tags(&self) -> Result<Vec<String>, RegistryError> {
-        Err(RegistryError::NotImplemented)
+        #[derive(serde::Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let asked = self.asked("list the tags of");
+        let mut url = self.url(&format!("tags/list?n={PER_PAGE}"), &asked)?;
+        let mut pages = Pages::new(&url);
+        let mut tags = Vec::new();
+        loop {
+            let (link, bytes) = self.patience().run(|| {
+                let answer = self.ask(&Call::get(url.clone(), &asked), &[200])?;
+                let link = answer.header("link").map(str::to_owned);
+                Ok((link, answer.read(PAGE_LIMIT, &asked)?))
+            })?;
+            let page: Page = serde_json::from_slice(&bytes)
+                .map_err(|error| asked.wrong(format!("the answer is no list of tags: {error}")))?;
+            let found = page.tags.unwrap_or_default();
+            let next = pages.next(&url, link.as_deref(), found.len(), &asked)?;
+            tags.extend(found);
+            match next {
+                Some(next) => url = next,
+                None => return Ok(tags),
+            }
+        }
     }
-}
 
-/// The content of a blob; see [`Repository::blob`].
-#[derive(Debug)]
-pub struct Blob {
-    total_bytes: Option<u64>,
-}
-
-impl Blob {
-    /// The size of the whole blob, as the registry tells it.
-    pub fn total_bytes(&self) -> Option<u64> {
-        self.total_bytes
+    fn asked(&self, what: &str) -> Asked {
+        Asked {
+            endpoint: self.host.endpoint.clone(),
+            repository: self.name.clone(),
+            what: what.to_owned(),
+        }
     }
-}
 
-impl Read for Blob {
-    fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
-        Err(io::Error::other(RegistryError::NotImplemented))
+    fn patience(&self) -> Patience {
+        Patience::new(self.shared.first_wait, ATTEMPTS)
+    }
+
+    /// The URL of something of this repository's.
+    fn url(&self, rest: &str, asked: &Asked) -> Result<Url, RegistryError> {
+        let origin = self.host.contact(&self.shared)?.origin;
+        Url::at(origin, &format!("/v2/{}/{rest}", self.name)).map_err(|problem| asked.wrong(problem))
+    }
+
+    /// Sends a request for reading; any status but those in `good` is an error.
+    fn ask(&self, call: &Call<'_>, good: &[u16]) -> Result<Answer, RegistryError> {
+        self.ask_for(call, &[Scope::pull(&self.name)], good)
+    }
+
+    /// Sends a request for writing.
+    fn ask_to_write(&self, call: &Call<'_>, good: &[u16]) -> Result<Answer, RegistryError> {
+        self.ask_for(call, &[Scope::push(&self.name)], good)
+    }
+
+    fn ask_for(&self, call: &Call<'_>, scopes: &[Scope], good: &[u16]) -> Result<Answer, RegistryError> {
+        let answer = self.host.send(&self.shared, call, scopes, &self.name)?;
+        match good.contains(&answer.status) {
+            true => Ok(answer),
+            false => Err(failure(answer, call.asked)),
+        }
+    }
+
+    /// A HEAD request: `None` where there is no such thing.
+    fn head(&self, url: &Url, asked: &Asked, accept: Option<&str>) -> Result<Option<Answer>, RegistryError> {
+        self.patience().run(|| {
+            let mut call = Call::new(Method::HEAD, url.clone(), asked);
+            if let Some(accept) = accept {
+                call = call.header("accept", accept);
+            }
+            match self.ask(&call, &[200]) {
+                Ok(answer) => Ok(Some(answer)),
+                Err(error) if error.is_not_found() => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
     }
 }
