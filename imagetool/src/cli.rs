@@ -91,6 +91,12 @@ pub(crate) enum Verb {
     Image(commands::image::Args),
     /// Look after the store: sizes, removal of what is unused, checks
     System(commands::system::Args),
+    /// Log in to a registry
+    Login(commands::login::Args),
+    /// Forget the credentials of a registry
+    Logout(commands::logout::Args),
+    /// Look for images at a registry
+    Search(commands::search::Args),
     /// Show the program's version
     Version(commands::version::Args),
     /// Write a completion script for a shell
@@ -121,7 +127,15 @@ impl Context {
 impl Verb {
     /// Whether the verb works on the store, and so needs a user namespace when a plain user calls it.
     fn needs_store(&self) -> bool {
-        !matches!(self, Verb::Version(_) | Verb::Completion(_) | Verb::Man(_))
+        !matches!(
+            self,
+            Verb::Login(_)
+                | Verb::Logout(_)
+                | Verb::Search(_)
+                | Verb::Version(_)
+                | Verb::Completion(_)
+                | Verb::Man(_)
+        )
     }
 }
 
@@ -171,6 +185,9 @@ impl Cli {
             Verb::History(args) => args.execute(&context),
             Verb::Image(args) => args.execute(&context),
             Verb::System(args) => args.execute(&context),
+            Verb::Login(args) => args.execute(),
+            Verb::Logout(args) => args.execute(),
+            Verb::Search(args) => args.execute(),
             Verb::Version(args) => args.execute(&context),
             Verb::Completion(args) => args.execute(&context),
             Verb::Man(args) => args.execute(&context),
@@ -196,7 +213,7 @@ fn default_root() -> anyhow::Result<PathBuf> {
 
 /// Docker's commands that shale does not have yet. `container` and the like group others.
 const NOT_YET: &str = "attach build builder buildx compose container context cp create events exec info \
-    kill login logout logs manifest network pause plugin port prune pull push rename restart search start stats stop \
+    kill logs manifest network pause plugin port prune pull push rename restart start stats stop \
     top unpause update volume wait";
 
 /// What to say to who calls a command of Docker's that is still to come; `None` for all other mistakes.

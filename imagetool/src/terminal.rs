@@ -1,8 +1,35 @@
-//! What the standard streams are.
+//! What the standard streams are, and asking people.
 
-use std::io::IsTerminal;
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 
 /// Whether standard error may show colours: a terminal, and `NO_COLOR` not set (<https://no-color.org>).
 pub fn use_colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Asks for a line on standard input; with `echo` off it is not shown while it is typed.
+pub fn ask(question: &str, echo: bool) -> io::Result<String> {
+    let stdin = io::stdin();
+    let mut stderr = io::stderr();
+    stderr.write_all(question.as_bytes())?;
+    stderr.flush()?;
+    let before = match echo {
+        true => None,
+        false => Some(tcgetattr(&stdin)?),
+    };
+    if let Some(before) = &before {
+        let mut quiet = before.clone();
+        quiet.local_flags.remove(LocalFlags::ECHO);
+        quiet.local_flags.insert(LocalFlags::ECHONL);
+        tcsetattr(&stdin, SetArg::TCSAFLUSH, &quiet)?;
+    }
+    let mut line = String::new();
+    let outcome = stdin.lock().read_line(&mut line);
+    if let Some(before) = &before {
+        tcsetattr(&stdin, SetArg::TCSADRAIN, before)?;
+    }
+    outcome?;
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
 }

@@ -1,6 +1,7 @@
 //! URLs of registries: `http[s]://host[:port]/path?query`, resolved against each other (RFC 3986, section 5). Pure.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 /// With or without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,8 +41,14 @@ impl Origin {
     /// Of `HOST[:PORT]`.
     pub(super) fn new(scheme: Scheme, authority: &str) -> Result<Self, String> {
         let (host, port) = split_port(authority)?;
-        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
-        if host.is_empty() || !host.chars().all(valid) {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let is_host = match host.strip_prefix('[') {
+            Some(rest) => rest
+                .strip_suffix(']')
+                .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+            None => !host.is_empty() && host.chars().all(valid),
+        };
+        if !is_host {
             return Err(format!("{authority:?} is no host"));
         }
         Ok(Self {
@@ -224,6 +231,9 @@ mod tests {
             "http://",
             "http://u:p@h/",
             "http://h:x/",
+            "http://[",
+            "http://[x]/",
+            "http://::1/",
             "/a b",
             "/\u{7}",
             "http://h:99999/",

@@ -124,6 +124,12 @@ impl Blob {
         let total = answer
             .header("content-range")
             .and_then(|range| range.trim().strip_prefix("bytes */")?.parse::<u64>().ok());
+        if let (Some(before), Some(total)) = (self.total_bytes, total)
+            && before != total
+        {
+            let problem = format!("the blob had {before} bytes and now has {total}");
+            return Err(self.asked.wrong(problem));
+        }
         if total.or(self.total_bytes) == Some(self.position_bytes) {
             self.total_bytes = Some(self.position_bytes);
             self.ended = true;

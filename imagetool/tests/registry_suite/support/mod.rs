@@ -90,3 +90,14 @@ pub(crate) fn read(repository: &Repository, digest: &Digest, offset: u64) -> io:
     blob.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+/// Writes a program. By another process, so that no child of this one can have it open for writing.
+pub(crate) fn program(path: &Path, text: &str) {
+    let status = std::process::Command::new("sh")
+        .args(["-c", "printf %s \"$1\" >\"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .arg(text)
+        .status()
+        .unwrap();
+    assert!(status.success());
+}

@@ -19,9 +19,15 @@ pub(crate) struct Setup {
     pub(crate) tls: Option<Pair>,
     /// The token server's URL and the certificate its tokens are signed by.
     pub(crate) tokens: Option<(String, PathBuf)>,
+    /// Another address of this machine than 127.0.0.1.
+    pub(crate) listen: Option<String>,
 }
 
 impl Setup {
+    fn host(&self) -> &str {
+        self.listen.as_deref().unwrap_or("127.0.0.1")
+    }
+
     pub(crate) fn with_user(user: &str, password: &str) -> Self {
         Self {
             user: Some((user.to_owned(), password.to_owned())),
@@ -33,7 +39,7 @@ impl Setup {
 /// A running registry; ends when dropped.
 pub(crate) struct Registry {
     child: Child,
-    port: u16,
+    address: String,
     folder: tempfile::TempDir,
 }
 
@@ -56,13 +62,14 @@ impl Registry {
 
     fn attempt(setup: &Setup) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
+        let port = TcpListener::bind((setup.host(), 0))
             .unwrap()
             .local_addr()
             .unwrap()
             .port();
         let config = folder.path().join("config.yml");
-        fs::write(&config, configuration(setup, folder.path(), port)).unwrap();
+        let address = format!("{}:{port}", setup.host());
+        fs::write(&config, configuration(setup, folder.path(), &address)).unwrap();
         // the registry ends with the thread that started it, whatever happens to that
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "docker-registry", "serve"])
@@ -76,8 +83,12 @@ impl Registry {
             if child.try_wait().unwrap().is_some() {
                 return None;
             }
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Some(Self { child, port, folder });
+            if TcpStream::connect(&address).is_ok() {
+                return Some(Self {
+                    child,
+                    address,
+                    folder,
+                });
             }
             thread::sleep(Duration::from_millis(20));
         }
@@ -88,7 +99,7 @@ impl Registry {
 
     /// `HOST:PORT`.
     pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.clone()
     }
 
     /// What it logged.
@@ -109,12 +120,12 @@ impl Drop for Registry {
     }
 }
 
-fn configuration(setup: &Setup, folder: &Path, port: u16) -> String {
+fn configuration(setup: &Setup, folder: &Path, address: &str) -> String {
     let shown = folder.display();
     let mut text = format!(
         "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\n\
          storage:\n  filesystem:\n    rootdirectory: {shown}/storage\n  delete:\n    enabled: true\n\
-         http:\n  addr: 127.0.0.1:{port}\n"
+         http:\n  addr: {address}\n"
     );
     if let Some(pair) = &setup.tls {
         text += &format!(

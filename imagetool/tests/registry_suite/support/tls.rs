@@ -48,8 +48,13 @@ impl Authority {
         }
     }
 
-    /// A certificate for this machine.
+    /// A certificate for this machine's loopback.
     pub(crate) fn sign(&self, name: &str) -> Pair {
+        self.sign_for(name, "127.0.0.1")
+    }
+
+    /// A certificate for an address.
+    pub(crate) fn sign_for(&self, name: &str, address: &str) -> Pair {
         let at = |ending: &str| self.folder.join(format!("{name}.{ending}"));
         let (request, extensions) = (at("csr"), at("ext"));
         let pair = Pair {
@@ -72,7 +77,7 @@ impl Authority {
         ]);
         fs::write(
             &extensions,
-            "subjectAltName=IP:127.0.0.1,IP:127.0.0.2,DNS:localhost\n",
+            format!("subjectAltName=IP:{address},DNS:localhost\n"),
         )
         .unwrap();
         openssl(&[
