@@ -24,6 +24,9 @@ const CONTACT_ATTEMPTS: u32 = 3;
 /// What a server that may not speak TLS at all gets to answer to it.
 const TLS_PROBE: Duration = Duration::from_secs(5);
 
+/// So much of the answer to the first contact is read.
+const PING_LIMIT: u64 = 64 << 10;
+
 /// What all repositories share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -248,12 +251,15 @@ fn ping(
     if matches!(answer.status, 429 | 500..) {
         return Err(failure(answer, asked));
     }
+    let challenges = match answer.status {
+        401 => challenges(&answer),
+        _ => Vec::new(),
+    };
+    // read to its end, so that the connection serves the next request
+    let _ = answer.read(PING_LIMIT, asked);
     Ok(Contact {
         origin: call.url.origin,
-        challenges: match answer.status {
-            401 => challenges(&answer),
-            _ => Vec::new(),
-        },
+        challenges,
     })
 }
 

@@ -1,10 +1,13 @@
 //! Who one is, and whom one speaks to: passwords, tokens, certificates.
 
 use std::fs;
+use std::io::{self, Write};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 
 use imagetool::registry::{Options, Registries, Repository, Upload, Which};
 
+use crate::support::http::Server;
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::registry::{Registry, Setup, needs};
 use crate::support::tls::Authority;
@@ -27,19 +30,32 @@ fn password(user: &str, password: &str) -> String {
     format!(r#"{{"username":"{user}","password":"{password}"}}"#)
 }
 
+/// A repository, and the home directory of who uses it: credentials are looked up when they are needed.
+struct Mine {
+    repository: Repository,
+    _home: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Mine {
+    type Target = Repository;
+
+    fn deref(&self) -> &Repository {
+        &self.repository
+    }
+}
+
 /// A repository for someone with `entry` as credentials.
-fn repository(address: &str, path: &str, entry: Option<&str>) -> Repository {
+fn repository(address: &str, path: &str, entry: Option<&str>) -> Mine {
     let folder = tempfile::tempdir().unwrap();
     let home = match entry {
         Some(entry) => home(folder.path(), address, entry),
         None => folder.path().to_str().unwrap().to_owned(),
     };
-    // credentials are looked up when they are needed: the folder stays
-    let root = folder.keep();
-    let repository = registries(&root, &[("HOME", &home)])
-        .destination(&name(address, path))
-        .unwrap();
-    repository
+    let registries = registries(folder.path(), &[("HOME", &home)]);
+    Mine {
+        repository: registries.destination(&name(address, path)).unwrap(),
+        _home: folder,
+    }
 }
 
 fn tag(text: &str) -> Which {
@@ -295,14 +311,20 @@ fn a_token_without_tls_is_not_asked_for_with_tls() {
     assert!(tokens.seen().is_empty());
 }
 
-/// A name of this machine that is not its loopback, so that certificates count.
-fn own_address() -> Option<String> {
-    let output = std::process::Command::new("hostname").arg("-I").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    text.split_ascii_whitespace()
-        .find(|word| word.contains('.'))
-        .map(str::to_owned)
+/// A name of this machine that nobody takes for its loopback, though it leads there; so certificates count.
+fn own_name() -> Option<(String, String)> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()?
+        .trim()
+        .to_owned();
+    let addresses = (name.as_str(), 0).to_socket_addrs().ok()?;
+    let address = addresses
+        .map(|address| address.ip())
+        .find(|ip| ip.is_ipv4() && ip.is_loopback())?;
+    (name != "localhost").then(|| (name, address.to_string()))
 }
+
+const NO_NAME: &str = "this machine's name does not lead to its loopback";
 
 #[test]
 fn loopback_needs_no_certificate_and_speaks_tls_first() {
@@ -327,21 +349,20 @@ fn loopback_needs_no_certificate_and_speaks_tls_first() {
 fn elsewhere_a_certificate_counts() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
-    let Some(host) = own_address().filter(|_| needs("openssl")) else {
-        crate::common::skip("this machine has no address but its loopback");
+    let Some((host, listen)) = own_name().filter(|_| needs("openssl")) else {
+        crate::common::skip(NO_NAME);
         return;
     };
     let authority = Authority::new(root, "authority");
     let setup = Setup {
-        tls: Some(authority.sign_for("server", &host)),
-        listen: Some(host.clone()),
+        tls: Some(authority.sign_for("server", &format!("DNS:{host}"))),
+        listen: Some(listen.clone()),
         ..Setup::default()
     };
     let Some(registry) = Registry::start(&setup) else {
         return;
     };
-    let address = registry.address();
-    assert!(address.starts_with(&host));
+    let address = registry.address().replace(&listen, &host);
     let ask = |options: &Options| {
         let environment = imagetool::registry::Environment::of(root, [("HOME", root.to_str().unwrap())]);
         let registries = Registries::new(options, &environment).unwrap();
@@ -398,18 +419,18 @@ fn elsewhere_a_certificate_counts() {
 
 #[test]
 fn plain_http_elsewhere_must_be_allowed() {
-    let Some(host) = own_address() else {
-        crate::common::skip("this machine has no address but its loopback");
+    let Some((host, listen)) = own_name() else {
+        crate::common::skip(NO_NAME);
         return;
     };
     let setup = Setup {
-        listen: Some(host),
+        listen: Some(listen.clone()),
         ..Setup::default()
     };
     let Some(registry) = Registry::start(&setup) else {
         return;
     };
-    let address = registry.address();
+    let address = registry.address().replace(&listen, &host);
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();
     let ask = |registries: &Registries| {
@@ -495,4 +516,64 @@ fn a_helper_gives_what_it_keeps() {
         .unwrap();
     let asked = fs::read_to_string(root.join("asked")).unwrap();
     assert_eq!(asked, format!("{}\n", registry.address()));
+}
+
+#[test]
+fn a_proxy_of_the_environment_leads_there() {
+    let Some((host, listen)) = own_name() else {
+        crate::common::skip(NO_NAME);
+        return;
+    };
+    let setup = Setup {
+        listen: Some(listen.clone()),
+        ..Setup::default()
+    };
+    let Some(registry) = Registry::start(&setup) else {
+        return;
+    };
+    let address = registry.address().replace(&listen, &host);
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = asked.clone();
+    let proxy = Server::start(move |client, head| {
+        kept.lock().unwrap().push(head.clone());
+        let mut server = TcpStream::connect(&head.target)?;
+        client.get_mut().write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+        let (mut from, mut to) = (server.try_clone()?, client.get_ref().try_clone()?);
+        let back = std::thread::spawn(move || io::copy(&mut from, &mut to));
+        io::copy(client, &mut server)?;
+        server.shutdown(std::net::Shutdown::Both)?;
+        let _ = back.join();
+        Ok(())
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let through = format!("http://user:hunter2@{}", proxy.address());
+    let ask = |variables: &[(&str, &str)]| {
+        let environment = imagetool::registry::Environment::of(folder.path(), variables.iter().copied());
+        let options = Options {
+            insecure: vec![address.clone()],
+            ..quick()
+        };
+        let registries = Registries::new(&options, &environment).unwrap();
+        assert!(!format!("{registries:?}").contains("hunter2"));
+        registries
+            .destination(&name(&address, "a"))
+            .unwrap()
+            .manifest_digest(&tag("1"))
+    };
+    assert_eq!(
+        ask(&[("http_proxy", &through), ("HTTPS_PROXY", &through)]).unwrap(),
+        None
+    );
+    let seen = asked.lock().unwrap().clone();
+    assert!(
+        seen.iter()
+            .all(|head| head.method == "CONNECT" && head.target == address),
+        "{seen:?}"
+    );
+    assert!(!seen.is_empty() && seen[0].header("proxy-authorization").is_some());
+    assert_eq!(
+        ask(&[("HTTP_PROXY", &through), ("NO_PROXY", &host)]).unwrap(),
+        None
+    );
+    assert_eq!(asked.lock().unwrap().len(), seen.len());
 }

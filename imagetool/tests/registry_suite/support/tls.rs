@@ -50,10 +50,10 @@ impl Authority {
 
     /// A certificate for this machine's loopback.
     pub(crate) fn sign(&self, name: &str) -> Pair {
-        self.sign_for(name, "127.0.0.1")
+        self.sign_for(name, "IP:127.0.0.1")
     }
 
-    /// A certificate for an address.
+    /// A certificate for a name or an address (`DNS:…`, `IP:…`).
     pub(crate) fn sign_for(&self, name: &str, address: &str) -> Pair {
         let at = |ending: &str| self.folder.join(format!("{name}.{ending}"));
         let (request, extensions) = (at("csr"), at("ext"));
@@ -75,11 +75,7 @@ impl Authority {
             "-out",
             text(&request),
         ]);
-        fs::write(
-            &extensions,
-            format!("subjectAltName=IP:{address},DNS:localhost\n"),
-        )
-        .unwrap();
+        fs::write(&extensions, format!("subjectAltName={address},DNS:localhost\n")).unwrap();
         openssl(&[
             "x509",
             "-req",
