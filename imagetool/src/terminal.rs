@@ -12,9 +12,6 @@ pub fn use_colour() -> bool {
 /// Asks for a line on standard input; with `echo` off it is not shown while it is typed.
 pub fn ask(question: &str, echo: bool) -> io::Result<String> {
     let stdin = io::stdin();
-    let mut stderr = io::stderr();
-    stderr.write_all(question.as_bytes())?;
-    stderr.flush()?;
     let before = match echo {
         true => None,
         false => Some(tcgetattr(&stdin)?),
@@ -23,10 +20,15 @@ pub fn ask(question: &str, echo: bool) -> io::Result<String> {
         let mut quiet = before.clone();
         quiet.local_flags.remove(LocalFlags::ECHO);
         quiet.local_flags.insert(LocalFlags::ECHONL);
-        tcsetattr(&stdin, SetArg::TCSAFLUSH, &quiet)?;
+        tcsetattr(&stdin, SetArg::TCSANOW, &quiet)?;
     }
+    // only now: who answers at once must not be heard before the echo is off
     let mut line = String::new();
-    let outcome = stdin.lock().read_line(&mut line);
+    let mut stderr = io::stderr();
+    let asked = stderr
+        .write_all(question.as_bytes())
+        .and_then(|()| stderr.flush());
+    let outcome = asked.and_then(|()| stdin.lock().read_line(&mut line));
     if let Some(before) = &before {
         tcsetattr(&stdin, SetArg::TCSADRAIN, before)?;
     }

@@ -4,8 +4,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod answers;
 mod auth;
 mod client;
 mod commands;
 mod faults;
+mod hosts;
 mod support;
