@@ -32,7 +32,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     registry: RegistryArgs,
 
-    /// The registry, HOST[:PORT] [default: Docker Hub]
+    /// The registry [default: Docker Hub]
+    #[arg(value_name = "HOST[:PORT]")]
     server: Option<String>,
 }
 

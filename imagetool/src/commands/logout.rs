@@ -8,7 +8,8 @@ use super::output;
 #[command(after_help = "Example:
   shale logout registry.example:5000")]
 pub(crate) struct Args {
-    /// The registry, HOST[:PORT] [default: Docker Hub]
+    /// The registry [default: Docker Hub]
+    #[arg(value_name = "HOST[:PORT]")]
     server: Option<String>,
 }
 

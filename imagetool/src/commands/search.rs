@@ -4,8 +4,9 @@ use anyhow::{Context as _, bail};
 use imagetool::registry::Found;
 use serde_json::{Value, json};
 
+use super::format::{Columns, Format};
+use super::output;
 use super::registry_options::RegistryArgs;
-use super::{format::Format, output};
 
 /// The longest description in a table.
 const DESCRIPTION_LIMIT: usize = 45;
@@ -35,9 +36,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     registry: RegistryArgs,
 
-    /// What to look for at Docker Hub, or at another registry as HOST[:PORT]/TERM
+    /// What to look for at Docker Hub, or at the registry HOST
+    #[arg(value_name = "[HOST/]TERM")]
     term: String,
 }
+
+/// Headings of fields that are in no column.
+const HEADINGS: Columns<'_> = &[("AUTOMATED", "IsAutomated")];
 
 /// What a result must be.
 #[derive(Default)]
@@ -99,13 +104,20 @@ impl Args {
             ("STARS", "StarCount"),
             ("OFFICIAL", "IsOfficial"),
         ];
-        let rows = found.iter().map(|found| self.row(found));
-        output::print(&format.render(&columns, rows)?)?;
+        let rows = found
+            .iter()
+            .map(|found| self.row(found, matches!(format, Format::Json)));
+        output::print(&format.render(&columns, HEADINGS, rows)?)?;
         Ok(0)
     }
 
-    fn row(&self, found: &Found) -> Value {
-        let mark = |yes| if yes { "[OK]" } else { "" };
+    fn row(&self, found: &Found, json: bool) -> Value {
+        let mark = |yes| match (yes, json) {
+            (true, false) => "[OK]",
+            (false, false) => "",
+            (true, true) => "true",
+            (false, true) => "false",
+        };
         let mut description = found.description.clone();
         if !self.no_trunc && description.chars().count() > DESCRIPTION_LIMIT {
             description = description.chars().take(DESCRIPTION_LIMIT - 1).collect();
