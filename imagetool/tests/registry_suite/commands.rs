@@ -296,7 +296,7 @@ fn the_old_search_is_asked_first() {
     let shale = Shale::new();
     let (status, out, err) = texts(&run(&shale, &["search", &format!("{address}/a b&c")], ""));
     assert_eq!(status, 0, "{err}");
-    let lines: Vec<_> = out.lines().collect();
+    let lines: Vec<_> = out.lines().map(str::trim_end).collect();
     assert!(
         lines[1].starts_with(&format!("{address}/many")) && lines[1].ends_with("900       [OK]"),
         "{out}"
