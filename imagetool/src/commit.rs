@@ -98,6 +98,7 @@ pub fn commit(
         base_rootfs: base_rootfs.filter(|_| !options.full),
         created: Some(now),
         config_json,
+        origin: None,
     };
     let id = config.digest;
     let staged: Vec<_> = layer.into_iter().map(|new| new.staged).collect();

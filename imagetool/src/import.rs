@@ -78,6 +78,7 @@ pub fn import(
         base_rootfs: None,
         created: Some(now),
         config_json,
+        origin: None,
     };
     let mut blobs = vec![staging.add_blob(image.config_json.as_bytes())?, manifest];
     blobs.extend(ingested.blob.staged);

@@ -158,6 +158,7 @@ fn load_one(
         base_rootfs: None,
         created: config.created().as_deref().and_then(Timestamp::parse_rfc3339),
         config_json,
+        origin: None,
     };
     blobs.push(staging.add_blob(&described.config)?);
     blobs.push(manifest);

@@ -89,6 +89,36 @@ impl Reference {
         self
     }
 
+    /// The repository: the same reference without tag and digest.
+    #[must_use]
+    pub fn repository(&self) -> Self {
+        Self {
+            tag: None,
+            digest: None,
+            ..self.clone()
+        }
+    }
+
+    /// The image with this tag in the same repository.
+    pub fn with_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
+        match tag_problem(tag) {
+            Some(problem) => Err(ReferenceError(problem)),
+            None => Ok(Self {
+                tag: Some(tag.to_owned()),
+                ..self.repository()
+            }),
+        }
+    }
+
+    /// The image with this digest in the same repository.
+    #[must_use]
+    pub fn with_digest(&self, digest: Digest) -> Self {
+        Self {
+            digest: Some(digest),
+            ..self.repository()
+        }
+    }
+
     /// The name in full, as the database keys it: `docker.io/library/debian:12`.
     pub fn canonical(&self) -> String {
         format!("{}/{}{}", self.domain, self.path, self.suffix())

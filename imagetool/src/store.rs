@@ -7,6 +7,7 @@
 //!   objects/ab/HEX                           larger contents of all layers, named by their SHA-256
 //!   chains/                                  layers merged for mounting; caches
 //!   containers/ID/                           upper, work, merged, bundle, init
+//!   downloads/HEX                            layers on their way from a registry, as far as they came
 //!   tmp/NAME.XXXXXX/                         work in progress; its owner holds a flock on it
 //!   lock                                     shared: publishing; exclusive: deleting and recovery
 //!   shale.db                                 SQLite (WAL): names, images, layers, containers
@@ -21,10 +22,12 @@
 mod blobs;
 mod chains;
 mod containers;
+mod downloads;
 mod images;
 mod index;
 mod layers;
 mod objects;
+mod origins;
 mod publish;
 mod rebuild;
 mod remove;
@@ -43,8 +46,10 @@ use ufs::repository::Repository;
 pub use self::blobs::Blob;
 pub use self::chains::chain_ids;
 pub use self::containers::{ContainerId, ContainerRecord, ContainerStatus, Containers};
+pub use self::downloads::Download;
 pub use self::images::ImageDetails;
 pub use self::index::{OCI_LAYOUT, name_annotations};
+pub use self::origins::{Origin, Packed, RepoDigest};
 pub use self::publish::{NewImage, Renamed};
 pub use self::remove::{Removal, RemoveOptions, Removed};
 pub use self::staging::{BlobWriter, StagedBlob, StagedLayer, Staging};
@@ -159,7 +164,15 @@ impl Store {
 
 /// The folders, for their owner alone: a root that was there before may be open to all.
 fn make_folders(root: &Path) -> Result<(), StoreError> {
-    for folder in ["blobs", "layers", "objects", "chains", "containers", "tmp"] {
+    for folder in [
+        "blobs",
+        "layers",
+        "objects",
+        "chains",
+        "containers",
+        "downloads",
+        "tmp",
+    ] {
         let path = root.join(folder);
         match std::fs::DirBuilder::new().mode(PRIVATE).create(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => close(&path)?,

@@ -3,7 +3,9 @@
 use anyhow::Context as _;
 use clap::Subcommand;
 use imagetool::system::filter::PruneFilter;
-use imagetool::system::prune::{Images, Pruned, prune_blobs, prune_caches, prune_containers, prune_images};
+use imagetool::system::prune::{
+    Images, Pruned, prune_blobs, prune_caches, prune_containers, prune_downloads, prune_images,
+};
 use imagetool::time::human_size_long;
 
 use super::filter::{Filter, texts};
@@ -78,7 +80,7 @@ impl Prune {
             false => "all dangling images",
         };
         let mut text = format!(
-            "WARNING! This will remove:\n  - all stopped containers\n  - {images}\n  - unused caches\n"
+            "WARNING! This will remove:\n  - all stopped containers\n  - {images}\n  - unused caches\n  - unfinished downloads\n"
         );
         if self.blobs {
             text += "  - the compressed copies of all layers\n";
@@ -137,6 +139,7 @@ impl Prune {
         if self.blobs {
             prune_blobs(store, pruned).context("drop compressed layers")?;
         }
+        prune_downloads(store, pruned).context("remove unfinished downloads")?;
         prune_caches(store, pruned).context("remove unused caches")
     }
 }

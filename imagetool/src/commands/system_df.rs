@@ -229,6 +229,7 @@ fn kind_rows(usage: &Usage) -> Vec<Value> {
         ("Objects", kinds.objects),
         ("Merged indexes", usage.chains.bytes),
         ("Archive indexes", usage.archives.bytes),
+        ("Unfinished downloads", usage.downloads.bytes),
     ];
     let row = |(kind, bytes): (&str, u64)| json!({ "Kind": kind, "Size": human_size(bytes) });
     rows.into_iter().map(row).collect()

@@ -223,7 +223,7 @@ impl Store {
         Ok(names)
     }
 
-    /// The image of a name; a digest in the name must be the one of its manifest.
+    /// The image of a name; a digest in the name must be the one of its manifest, or of an index that led to it.
     fn find_name(&self, name: &Reference) -> Result<Option<(Digest, Option<Reference>)>, StoreError> {
         let name = name.clone().or_latest();
         let database = self.database();
@@ -236,6 +236,9 @@ impl Store {
         let Some(pinned) = name.digest() else {
             return Ok(None);
         };
+        if let Some(id) = super::origins::image_of(&database, &name, &pinned)? {
+            return Ok(Some((id, Some(name))));
+        }
         let prefix = format!("{}/{}:", name.domain(), name.path());
         let sql = "SELECT id FROM images JOIN names ON image_id = id
                    WHERE manifest_digest = ?1 AND substr(name, 1, length(?2)) = ?2 LIMIT 1";

@@ -85,11 +85,12 @@ impl Store {
 
 /// The annotations that carry a canonical name, as Docker writes them.
 pub fn name_annotations(canonical: &str) -> Annotations {
-    let tag = canonical.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-    Annotations::from([
-        (ANNOTATION_IMAGE_NAME.to_owned(), canonical.to_owned()),
-        (ANNOTATION_REF_NAME.to_owned(), tag.to_owned()),
-    ])
+    let mut annotations = Annotations::from([(ANNOTATION_IMAGE_NAME.to_owned(), canonical.to_owned())]);
+    if !canonical.contains('@') {
+        let tag = canonical.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+        annotations.insert(ANNOTATION_REF_NAME.to_owned(), tag.to_owned());
+    }
+    annotations
 }
 
 /// Replaces a file of the store by a rename. The caller holds ROOT/index.lock, so that one temporary name is enough and

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::{StagedBlob, StagedLayer, Staging, Store, blobs, layers, objects, staging};
+use super::{Origin, StagedBlob, StagedLayer, Staging, Store, blobs, layers, objects, origins, staging};
 use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::reference::Reference;
@@ -33,6 +33,8 @@ pub struct NewImage {
     pub base_rootfs: Option<PathBuf>,
     /// When it was made.
     pub created: Option<Timestamp>,
+    /// What the registry calls it that it came from.
+    pub origin: Option<Origin>,
 }
 
 /// What became of a name that was given to an image.
@@ -100,6 +102,9 @@ impl Store {
             let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
             insert_layers(&transaction, new_layers)?;
             insert_image(&transaction, &id, image)?;
+            if let Some(origin) = &image.origin {
+                origins::insert(&transaction, &id, origin)?;
+            }
             let renamed = set_names(&transaction, &id, names)?;
             transaction.commit()?;
             renamed
@@ -216,6 +221,9 @@ fn set_names(
 ) -> Result<Vec<Renamed>, StoreError> {
     let mut renamed = Vec::new();
     for name in names {
+        if !origins::make_room(transaction, id, name)? {
+            continue;
+        }
         let key = name.canonical();
         let sql = "SELECT image_id FROM names WHERE name = ?1 AND image_id <> ?2";
         let before: Option<String> = transaction

@@ -10,7 +10,7 @@ use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::images::digest;
 use super::objects::Users;
-use super::{ContainerStatus, Store, staging};
+use super::{ContainerStatus, Store, origins, staging};
 use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::reference::Reference;
@@ -73,11 +73,12 @@ impl Store {
                 return Ok(None);
             }
             for name in &names {
-                untag(&transaction, name, &mut removed.lines)?;
+                untag(&transaction, id, name, &mut removed.lines, &mut trash)?;
             }
             let options = RemoveOptions::default();
             self.delete_chain(&transaction, *id, options, &mut removed.lines, &mut trash)?;
             self.delete_unused_layers(&transaction, &mut removed.lines, &mut trash)?;
+            trash.keep_needed(&transaction)?;
             transaction.commit()?;
         }
         let emptied = trash.empty(self);
@@ -122,7 +123,9 @@ impl Store {
                 return Err(StoreError::NoSuchImage(name_or_id.to_owned()));
             }
             match &name {
-                Some(name) if names.len() > 1 => untag(&transaction, name, &mut done)?,
+                Some(name) if names.iter().any(|other| other != name) => {
+                    untag(&transaction, &id, name, &mut done, &mut trash)?;
+                }
                 _ => self.remove_whole(
                     &transaction,
                     &id,
@@ -134,6 +137,7 @@ impl Store {
                 )?,
             }
             self.delete_unused_layers(&transaction, &mut done, &mut trash)?;
+            trash.keep_needed(&transaction)?;
             transaction.commit()?;
         }
         let emptied = trash.empty(self);
@@ -209,7 +213,7 @@ impl Store {
             )));
         }
         for name in names {
-            untag(transaction, name, done)?;
+            untag(transaction, id, name, done, trash)?;
         }
         // an image that a container or a child still uses stays, without a name
         if user.is_none() && child.is_none() {
@@ -241,6 +245,7 @@ impl Store {
             })?;
             let layers: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
             transaction.execute("DELETE FROM image_layers WHERE image_id = ?1", [&key])?;
+            trash.blobs.extend(origins::delete(transaction, &key)?);
             transaction.execute("DELETE FROM images WHERE id = ?1", [&key])?;
             done.push(Removal::Deleted(id));
             trash.blobs.extend([id, digest(&manifest)?]);
@@ -254,7 +259,7 @@ impl Store {
                 next = Some(digest(&parent)?);
             }
         }
-        trash.keep_needed(transaction)
+        origins::delete_unneeded(transaction)
     }
 
     /// Deletes the layers that no image has: those that were pinned when their last image was removed.
@@ -293,6 +298,7 @@ impl Store {
             }
             trash.locks.push(lock);
         }
+        origins::delete_layer(transaction, &key)?;
         if transaction.execute("DELETE FROM layers WHERE diff_id = ?1", [&key])? > 0 {
             done.push(Removal::Deleted(*diff_id));
         }
@@ -355,6 +361,7 @@ impl Trash {
     /// Takes out the blobs that an image still needs.
     fn keep_needed(&mut self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM images WHERE id = ?1 OR manifest_digest = ?1)
+                   OR EXISTS (SELECT 1 FROM repo_digests WHERE manifest_digest = ?1)
                    OR EXISTS (SELECT 1 FROM image_layers WHERE blob_digest = ?1)";
         let mut statement = transaction.prepare(sql)?;
         let mut unneeded = BTreeSet::new();
@@ -436,9 +443,20 @@ fn names_of(transaction: &Transaction<'_>, id: &Digest) -> Result<Vec<Reference>
     Ok(names)
 }
 
-fn untag(transaction: &Transaction<'_>, name: &Reference, done: &mut Vec<Removal>) -> Result<(), StoreError> {
-    if transaction.execute("DELETE FROM names WHERE name = ?1", [name.canonical()])? > 0 {
+fn untag(
+    transaction: &Transaction<'_>,
+    id: &Digest,
+    name: &Reference,
+    done: &mut Vec<Removal>,
+    trash: &mut Trash,
+) -> Result<(), StoreError> {
+    let deleted = transaction.execute("DELETE FROM names WHERE name = ?1", [name.canonical()])?;
+    if deleted > 0 && name.digest().is_none() {
         done.push(Removal::Untagged(name.familiar()));
+    }
+    for (name, manifest) in origins::forget(transaction, id, name)? {
+        done.push(Removal::Untagged(name.familiar()));
+        trash.blobs.insert(manifest);
     }
     Ok(())
 }

@@ -66,6 +66,30 @@ const MIGRATIONS: &[&str] = &[
 ",
     // the same tables; layers are no longer directories, which a program that knows version 1 alone takes them for
     "",
+    // what registries have
+    "
+    CREATE TABLE repo_digests (                 -- what repositories of registries call images: pulled or pushed
+        repository      TEXT NOT NULL,          -- canonical: docker.io/library/debian
+        digest          TEXT NOT NULL,          -- of a manifest, or of the index that leads to it
+        manifest_digest TEXT NOT NULL,          -- the image's manifest there; its blob is kept
+        image_id        TEXT NOT NULL REFERENCES images (id),
+        PRIMARY KEY (repository, digest)
+    ) STRICT;
+    CREATE INDEX repo_digests_by_image ON repo_digests (image_id);
+    CREATE INDEX repo_digests_by_manifest ON repo_digests (manifest_digest);
+    CREATE TABLE packed_layers (                -- as what a layer without a compressed blob was sent; not kept
+        diff_id     TEXT PRIMARY KEY REFERENCES layers (diff_id),
+        blob_digest TEXT NOT NULL,
+        media_type  TEXT NOT NULL,
+        size_bytes  INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE registry_blobs (               -- blobs of layers that a repository had: another one can mount them
+        registry   TEXT NOT NULL,
+        repository TEXT NOT NULL,               -- its path there
+        digest     TEXT NOT NULL,
+        PRIMARY KEY (digest, registry, repository)
+    ) STRICT;
+",
 ];
 
 /// Opens the database below `root` and brings its schema up to date.

@@ -207,16 +207,27 @@ impl Staging {
         digest: &Digest,
         size_bytes: u64,
     ) -> Result<Option<StagedBlob>, StoreError> {
-        let path = self.next_path("blob");
-        match fs::hard_link(store.blob_path(digest), &path) {
-            Ok(()) => Ok(Some(StagedBlob {
-                digest: *digest,
-                size_bytes,
-                path,
-            })),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("link to", &path)(error)),
+        match self.link_file(&store.blob_path(digest), digest, size_bytes) {
+            Ok(blob) => Ok(Some(blob)),
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Makes a file of the store's own file system a staged blob. Its digest must have been verified.
+    pub(super) fn link_file(
+        &self,
+        file: &Path,
+        digest: &Digest,
+        size_bytes: u64,
+    ) -> Result<StagedBlob, StoreError> {
+        let path = self.next_path("blob");
+        fs::hard_link(file, &path).map_err(StoreError::io("link to", &path))?;
+        Ok(StagedBlob {
+            digest: *digest,
+            size_bytes,
+            path,
+        })
     }
 
     /// Keeps a file or directory from being deleted until this work ends.

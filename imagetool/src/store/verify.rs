@@ -48,6 +48,8 @@ pub struct Listing {
     pub images: Vec<RawImage>,
     /// All layers.
     pub layers: Vec<RawLayer>,
+    /// Manifests that images have in registries: image and manifest.
+    pub kept_manifests: Vec<(String, String)>,
     /// Ids of all containers.
     pub containers: BTreeSet<String>,
     /// Files in the folder of blobs.
@@ -62,6 +64,8 @@ pub struct Listing {
     pub chain_files: BTreeSet<String>,
     /// Archives that were indexed in place.
     pub archive_files: BTreeSet<String>,
+    /// Downloads that were not finished.
+    pub download_files: BTreeSet<String>,
     /// Directories of containers.
     pub container_files: BTreeSet<String>,
     /// Whether `index.json` says what the database says.
@@ -77,6 +81,7 @@ impl Store {
             layer_files: self.names_in("layers")?,
             chain_files: self.names_in("chains")?,
             archive_files: self.names_in("archives")?,
+            download_files: self.names_in("downloads")?,
             container_files: self.names_in("containers")?,
             ..Listing::default()
         };
@@ -160,6 +165,9 @@ impl Store {
             })
         })?;
         listing.layers = layers.collect::<Result<_, _>>()?;
+        let mut statement = database.prepare("SELECT DISTINCT image_id, manifest_digest FROM repo_digests")?;
+        let kept = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        listing.kept_manifests = kept.collect::<Result<_, _>>()?;
         let mut statement = database.prepare("SELECT id, manifest_digest, config FROM images ORDER BY id")?;
         let images = statement.query_map([], |row| {
             Ok(RawImage {

@@ -124,6 +124,15 @@ pub fn prune_blobs(store: &Store, pruned: &mut Pruned) -> Result<(), StoreError>
     Ok(())
 }
 
+/// Deletes layers that were downloaded in part, but for those that somebody works on.
+///
+/// # Errors
+/// When they cannot be read or deleted.
+pub fn prune_downloads(store: &Store, pruned: &mut Pruned) -> Result<(), StoreError> {
+    pruned.freed_bytes += store.prune_downloads(std::time::Duration::ZERO)?;
+    Ok(())
+}
+
 /// Deletes the indexes of archives that are not mounted.
 ///
 /// # Errors

@@ -107,6 +107,8 @@ pub struct Usage {
     pub chains: Cache,
     /// Indexes of archives that are mounted where they lie.
     pub archives: Cache,
+    /// Layers of which only a part came, for the next pull to go on with.
+    pub downloads: Cache,
 }
 
 impl Usage {
@@ -164,6 +166,7 @@ pub fn usage(store: &Store) -> Result<Usage, StoreError> {
         containers: containers(store)?,
         chains: cache(&store.root().join("chains"))?,
         archives: cache(&store.root().join("archives"))?,
+        downloads: cache(&store.root().join("downloads"))?,
         ..Usage::default()
     };
     usage.images = images(store, &usage.containers)?;
@@ -246,7 +249,10 @@ fn blobs(store: &Store, usage: &mut Usage) -> Result<Vec<Part>, StoreError> {
     for (number, image) in usage.images.iter().enumerate() {
         let details = &image.details;
         let blobs = details.layers.iter().map(|(_, blob)| *blob);
-        for digest in blobs.chain([details.image.id, details.manifest]) {
+        let kept = store.repo_digests(&details.image.id)?;
+        let documents = kept.iter().map(|kept| kept.manifest);
+        let documents = documents.chain([details.image.id, details.manifest]);
+        for digest in blobs.chain(documents) {
             parts.entry(digest).or_default().add_users(&[number]);
         }
     }

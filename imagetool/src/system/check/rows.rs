@@ -82,6 +82,7 @@ pub(super) fn check_files(listing: &Listing) -> Vec<Finding> {
         blobs.extend([hex(&image.id), hex(&image.manifest)]);
         blobs.extend(image.layers.iter().map(|(_, blob)| hex(blob)));
     }
+    blobs.extend(listing.kept_manifests.iter().map(|(_, manifest)| hex(manifest)));
     let layers: BTreeSet<String> = listing.layers.iter().map(|layer| hex(&layer.diff_id)).collect();
     let unneeded = |folder: &str, name: &String| {
         Finding::new(
@@ -94,6 +95,14 @@ pub(super) fn check_files(listing: &Listing) -> Vec<Finding> {
             .blob_files
             .difference(&blobs)
             .map(|name| unneeded("blobs/sha256", name)),
+    );
+    let strange = |name: &&String| Digest::from_hex(name).is_err();
+    findings.extend(
+        listing
+            .download_files
+            .iter()
+            .filter(strange)
+            .map(|name| unneeded("downloads", name)),
     );
     findings.extend(
         listing
