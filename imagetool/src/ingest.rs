@@ -112,6 +112,17 @@ pub fn ingest(staging: &Staging, what: &str, reader: impl Read + Send) -> Result
     pass(staging, what, compression, reader, blob)
 }
 
+/// Takes in a stream whose bytes are kept by its reader, if they are kept at all. The blob it gives is the plain tar.
+/// What follows the end of compressed data is not read.
+pub fn ingest_unkept(
+    staging: &Staging,
+    what: &str,
+    reader: impl Read + Send,
+) -> Result<Ingested, ImageError> {
+    let (compression, reader) = sniff(reader).map_err(read_error(what))?;
+    pass(staging, what, compression, reader, None)
+}
+
 /// Takes in a layer whose blob is staged already.
 pub fn ingest_staged(staging: &Staging, what: &str, blob: &StagedBlob) -> Result<Ingested, ImageError> {
     let file = std::fs::File::open(&blob.path).map_err(ImageError::io("open", what))?;

@@ -21,8 +21,10 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// Media type of a layer; `+gzip` and `+zstd` follow for compressed ones.
 pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Media type of a Docker manifest.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Media type of a Docker manifest list.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// Annotation of a tag in an index.
 pub const ANNOTATION_REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -78,6 +80,9 @@ pub struct Descriptor {
     /// For which platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// Where else the blob is, of a foreign layer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list")]
+    pub urls: Vec<String>,
     /// Names and notes.
     #[serde(
         default,
@@ -85,6 +90,11 @@ pub struct Descriptor {
         deserialize_with = "annotations"
     )]
     pub annotations: Option<Annotations>,
+}
+
+/// A list of foreign documents, which may be null.
+fn list<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
 /// Annotations of foreign documents: values that are no text are left out.
@@ -105,8 +115,14 @@ impl Descriptor {
             digest_text: digest.to_string(),
             size_bytes,
             platform: None,
+            urls: Vec::new(),
             annotations: None,
         }
+    }
+
+    /// Whether it points to a layer that may not be given to others, and so is kept elsewhere than its manifest.
+    pub fn is_foreign(&self) -> bool {
+        self.media_type.contains("nondistributable") || self.media_type.contains("foreign")
     }
 
     /// The digest it names.
@@ -257,12 +273,6 @@ pub fn parse_manifest(what: &str, bytes: &[u8]) -> Result<Manifest, ManifestErro
     manifest.config.digest()?;
     for layer in &manifest.layers {
         layer.digest()?;
-        if layer.media_type.contains("nondistributable") || layer.media_type.contains("foreign") {
-            return Err(ManifestError::invalid(
-                what,
-                "has a foreign layer, which is stored elsewhere",
-            ));
-        }
         if layer.media_type.ends_with("+encrypted") {
             return Err(ManifestError::invalid(what, "has an encrypted layer"));
         }
@@ -383,13 +393,9 @@ mod tests {
             let error = parse_manifest("m", text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
-        let foreign = good.replace("\"size\":2", "\"size\":2,\"mediaType\":\"a.foreign.b\"");
-        assert!(
-            parse_manifest("m", foreign.as_bytes())
-                .unwrap_err()
-                .to_string()
-                .contains("foreign")
-        );
+        let foreign = good.replace("\"size\":2", "\"size\":2,\"mediaType\":\"a.foreign.b\",\"urls\":[\"u\"]");
+        let layer = parse_manifest("m", foreign.as_bytes()).unwrap().layers.remove(0);
+        assert!(layer.is_foreign() && layer.urls == ["u"]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::error::StoreError;
 use crate::system::disk;
 
 /// Nobody goes on with a download that is older.
-pub const AGE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const AGE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A layer that is being downloaded, by this process alone.
 #[derive(Debug)]
@@ -65,6 +65,13 @@ impl Store {
                     length_bytes: own.len(),
                 }));
             }
+        }
+    }
+
+    /// Deletes downloads that nobody has gone on with for a week. Where that fails, the next pull tries again.
+    pub fn prune_old_downloads(&self) {
+        if let Err(error) = self.prune_downloads(AGE_MAX) {
+            tracing::warn!("old downloads are left: {error}");
         }
     }
 
