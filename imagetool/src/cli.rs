@@ -73,6 +73,10 @@ pub(crate) enum Verb {
     Import(commands::import::Args),
     /// Load images from an archive or layout
     Load(commands::load::Args),
+    /// Download an image from a registry
+    Pull(commands::pull::Args),
+    /// Upload an image to a registry
+    Push(commands::push::Args),
     /// Make an image of what a container changed
     Commit(commands::commit::Args),
     /// Write a container's file system to an archive
@@ -176,6 +180,8 @@ impl Cli {
             Verb::Images(args) => args.execute(&context),
             Verb::Import(args) => args.execute(&context),
             Verb::Load(args) => args.execute(&context),
+            Verb::Pull(args) => args.execute(&context),
+            Verb::Push(args) => args.execute(&context),
             Verb::Commit(args) => args.execute(&context),
             Verb::Export(args) => args.execute(&context),
             Verb::Inspect(args) => args.execute(&context),
@@ -213,7 +219,7 @@ fn default_root() -> anyhow::Result<PathBuf> {
 
 /// Docker's commands that shale does not have yet. `container` and the like group others.
 const NOT_YET: &str = "attach build builder buildx compose container context cp create events exec info \
-    kill logs manifest network pause plugin port prune pull push rename restart start stats stop \
+    kill logs manifest network pause plugin port prune rename restart start stats stop \
     top unpause update volume wait";
 
 /// What to say to who calls a command of Docker's that is still to come; `None` for all other mistakes.
@@ -288,7 +294,7 @@ mod tests {
     #[test]
     fn commands_that_are_still_to_come_are_known() {
         let told = |verb| super::not_yet(&super::Cli::try_parse_from(["shale", verb]).unwrap_err());
-        assert!(told("pull").is_some_and(|text| text.starts_with("shale: 'pull' is not there yet")));
+        assert!(told("exec").is_some_and(|text| text.starts_with("shale: 'exec' is not there yet")));
         assert_eq!(told("frobnicate"), None);
         let here = super::Cli::command();
         let both = here

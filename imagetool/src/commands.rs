@@ -20,6 +20,8 @@ pub(crate) mod man;
 pub(crate) mod mount;
 mod output;
 pub(crate) mod ps;
+pub(crate) mod pull;
+pub(crate) mod push;
 mod registry_options;
 pub(crate) mod rm;
 pub(crate) mod rmi;

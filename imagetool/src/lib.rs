@@ -36,6 +36,7 @@ pub mod pattern;
 pub mod platform;
 pub mod progress;
 pub mod pull;
+pub mod push;
 pub mod reference;
 pub mod registry;
 pub mod rootless;

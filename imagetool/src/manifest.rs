@@ -393,7 +393,10 @@ mod tests {
             let error = parse_manifest("m", text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
-        let foreign = good.replace("\"size\":2", "\"size\":2,\"mediaType\":\"a.foreign.b\",\"urls\":[\"u\"]");
+        let foreign = good.replace(
+            "\"size\":2",
+            "\"size\":2,\"mediaType\":\"a.foreign.b\",\"urls\":[\"u\"]",
+        );
         let layer = parse_manifest("m", foreign.as_bytes()).unwrap().layers.remove(0);
         assert!(layer.is_foreign() && layer.urls == ["u"]);
     }

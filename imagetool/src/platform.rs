@@ -148,11 +148,7 @@ impl Wanted {
 
 impl From<&Platform> for Wanted {
     fn from(platform: &Platform) -> Self {
-        Self::stated(
-            &platform.os,
-            &platform.architecture,
-            platform.variant.as_deref(),
-        )
+        Self::stated(&platform.os, &platform.architecture, platform.variant.as_deref())
     }
 }
 
@@ -219,12 +215,24 @@ mod tests {
     #[test]
     fn the_best_one_is_picked() {
         let cases: [(&str, &[&str], Option<usize>); 14] = [
-            ("linux/amd64", &["linux/arm64", "linux/amd64", "unknown/unknown"], Some(1)),
+            (
+                "linux/amd64",
+                &["linux/arm64", "linux/amd64", "unknown/unknown"],
+                Some(1),
+            ),
             ("linux/amd64", &["linux/386", "linux/amd64"], Some(1)),
             ("linux/amd64", &["linux/386"], Some(0)),
             ("linux/amd64", &["linux/amd64/v3"], None),
-            ("linux/amd64/v3", &["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"], Some(1)),
-            ("linux/arm/v7", &["linux/arm/v5", "linux/arm/v6", "linux/arm64"], Some(1)),
+            (
+                "linux/amd64/v3",
+                &["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"],
+                Some(1),
+            ),
+            (
+                "linux/arm/v7",
+                &["linux/arm/v5", "linux/arm/v6", "linux/arm64"],
+                Some(1),
+            ),
             ("linux/arm", &["linux/arm/v8", "linux/arm/v7"], Some(1)),
             ("linux/arm/v6", &["linux/arm/v7"], None),
             ("linux/arm64", &["linux/arm/v7", "linux/arm64/v8"], Some(1)),
@@ -240,7 +248,12 @@ mod tests {
             let picked = picked.and_then(|picked| index.manifests.iter().position(|entry| entry == picked));
             assert_eq!(picked, expected, "{wanted} of {offered:?}");
         }
-        let shown = Wanted::offered(&index(&["linux/arm", "unknown/unknown", "linux/aarch64/v8", "linux/arm/v7"]));
+        let shown = Wanted::offered(&index(&[
+            "linux/arm",
+            "unknown/unknown",
+            "linux/aarch64/v8",
+            "linux/arm/v7",
+        ]));
         assert_eq!(shown, ["linux/arm/v7", "linux/arm64"]);
     }
 

@@ -228,7 +228,13 @@ impl One<'_> {
             layers: fetched.layers,
             config_json,
         };
-        store.publish(&staging, &blobs, &fetched.staged, &image, std::slice::from_ref(local))?;
+        store.publish(
+            &staging,
+            &blobs,
+            &fetched.staged,
+            &image,
+            std::slice::from_ref(local),
+        )?;
         for download in fetched.downloads {
             download.remove()?;
         }
@@ -249,9 +255,7 @@ impl One<'_> {
 
     fn note_existing(&self, resolved: &Resolved) -> Result<(), TransferError> {
         for layer in &resolved.manifest.layers {
-            self.board
-                .row(&layer.digest()?.short())
-                .done("Already exists");
+            self.board.row(&layer.digest()?.short()).done("Already exists");
         }
         Ok(())
     }
@@ -263,7 +267,10 @@ impl One<'_> {
         }
         let config: serde_json::Value = serde_json::from_str(config_json).unwrap_or_default();
         let text = |key: &str| config.get(key).and_then(serde_json::Value::as_str);
-        let (os, architecture) = (text("os").unwrap_or_default(), text("architecture").unwrap_or_default());
+        let (os, architecture) = (
+            text("os").unwrap_or_default(),
+            text("architecture").unwrap_or_default(),
+        );
         if architecture.is_empty() {
             return Ok(()); // from before there were others
         }

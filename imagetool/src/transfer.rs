@@ -2,7 +2,7 @@
 
 mod board;
 
-pub use self::board::{Board, Lines, Row};
+pub use self::board::{Board, Counter, Lines, Row};
 use crate::error::{ImageError, StoreError};
 use crate::registry::RegistryError;
 

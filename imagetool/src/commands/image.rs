@@ -8,7 +8,7 @@ use imagetool::system::prune::{Images, Pruned, prune_images};
 use imagetool::time::human_size_long;
 
 use super::filter::{Filter, texts};
-use super::{ask, history, image_du, images, import, inspect, load, output, rmi, save, tag};
+use super::{ask, history, image_du, images, import, inspect, load, output, pull, push, rmi, save, tag};
 use crate::cli::Context;
 
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,10 @@ enum Verb {
     Ls(images::Args),
     /// Remove unused images
     Prune(Prune),
+    /// Download an image from a registry
+    Pull(pull::Args),
+    /// Upload an image to a registry
+    Push(push::Args),
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(rmi::Args),
@@ -75,6 +79,8 @@ impl Args {
             Verb::Load(args) => args.execute(context),
             Verb::Ls(args) => args.execute(context),
             Verb::Prune(args) => args.execute(context),
+            Verb::Pull(args) => args.execute(context),
+            Verb::Push(args) => args.execute(context),
             Verb::Rm(args) => args.execute(context),
             Verb::Save(args) => args.execute(context),
             Verb::Tag(args) => args.execute(context),

@@ -5,7 +5,13 @@ use std::path::PathBuf;
 
 use imagetool::container::ContainerError;
 use imagetool::container::run::{Options, run};
+use imagetool::error::StoreError;
+use imagetool::pull::{PullOptions, pull};
+use imagetool::reference::Reference;
+use imagetool::store::Store;
+use imagetool::transfer::{Board, Lines};
 
+use super::registry_options::RegistryArgs;
 use crate::cli::Context;
 
 const EXAMPLES: &str = "Examples:
@@ -90,9 +96,11 @@ pub(crate) struct Args {
     /// The OCI runtime, by name or path
     #[arg(long, value_name = "RUNTIME", default_value = "shale-runtime")]
     runtime: String,
-    /// Whether to fetch a missing image; no registry is asked yet
-    #[arg(long, value_name = "POLICY", default_value = "missing", value_parser = ["missing", "never"])]
+    /// When to download the image: always, missing or never
+    #[arg(long, value_name = "POLICY", default_value = "missing", value_parser = ["always", "missing", "never"])]
     pull: String,
+    #[command(flatten)]
+    registry: RegistryArgs,
     /// Write the container's id to a new file
     #[arg(long, value_name = "FILE")]
     cidfile: Option<PathBuf>,
@@ -130,11 +138,17 @@ impl Args {
             eprintln!("shale: {}\nSee 'shale run --help'.", unknown_flag(word));
             return Ok(125);
         }
+        let (policy, registry) = (self.pull.clone(), self.registry.clone());
         let Some(options) = self.into_options() else {
             eprintln!("shale: name an image, or a directory with --rootfs.\nSee 'shale run --help'.");
             return Ok(125);
         };
-        let status = context.store().and_then(|store| Ok(run(&store, &options)?));
+        let status = context.store().and_then(|store| {
+            if options.rootfs.is_none() {
+                fetch(&store, &registry, &policy, &options.image)?;
+            }
+            Ok(run(&store, &options)?)
+        });
         status.or_else(|error| {
             let known = error.downcast_ref::<ContainerError>();
             if !known.is_some_and(ContainerError::is_told) {
@@ -181,6 +195,36 @@ impl Args {
             stop_signal: self.stop_signal,
         })
     }
+}
+
+/// Downloads the image where the policy says so. What Docker tells of it goes to standard error: the output is the
+/// command's.
+fn fetch(store: &Store, registry: &RegistryArgs, policy: &str, image: &str) -> anyhow::Result<()> {
+    let is_here = match store.find_image(image) {
+        Ok(_) => true,
+        Err(StoreError::NoSuchImage(_)) => false,
+        Err(error) => return Err(error.into()),
+    };
+    if policy == "never" || (is_here && policy != "always") {
+        return Ok(());
+    }
+    // an id is no name: whether there is such an image is told later
+    let Ok(name) = image.parse::<Reference>() else {
+        return Ok(());
+    };
+    if !is_here {
+        eprintln!("Unable to find image '{}' locally", name.clone().or_latest());
+    }
+    let board = Board::new(Lines::Error);
+    let name = name.or_latest();
+    pull(
+        store,
+        &registry.registries()?,
+        &name,
+        &PullOptions::default(),
+        &board,
+    )?;
+    Ok(())
 }
 
 /// What to say of an option that there is not: the first word after the known ones, as nothing to run begins like it.

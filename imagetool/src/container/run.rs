@@ -79,9 +79,7 @@ pub fn run(store: &Store, options: &Options) -> Result<u8, ContainerError> {
 fn resolve(store: &Store, options: &Options) -> Result<Base, ContainerError> {
     let Some(rootfs) = &options.rootfs else {
         let missing = |error| match error {
-            StoreError::NoSuchImage(name) => ContainerError::Usage(format!(
-                "Unable to find image '{name}' locally: there is no registry client yet, use `shale load` or `shale import`"
-            )),
+            StoreError::NoSuchImage(name) => ContainerError::Usage(format!("No such image: {name}")),
             error => error.into(),
         };
         return Ok(Base::Image(Box::new(

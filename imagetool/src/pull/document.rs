@@ -63,7 +63,10 @@ pub(super) fn parse(name: &str, media_type: &str, bytes: &[u8]) -> Result<Kind, 
              a newer tool"
         ));
     }
-    let own = document.get("mediaType").and_then(Value::as_str).unwrap_or_default();
+    let own = document
+        .get("mediaType")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if known && !own.is_empty() && own != media_type {
         return invalid(format!(
             "{what} calls itself {}, the registry calls it {}",
@@ -85,7 +88,11 @@ pub(super) fn parse(name: &str, media_type: &str, bytes: &[u8]) -> Result<Kind, 
         return invalid(format!(
             "{what} has the media type {}, but the content of {}",
             shown(said),
-            if is_index { "an index" } else { "an image's manifest" }
+            if is_index {
+                "an index"
+            } else {
+                "an image's manifest"
+            }
         ));
     }
     if is_index {
@@ -93,7 +100,11 @@ pub(super) fn parse(name: &str, media_type: &str, bytes: &[u8]) -> Result<Kind, 
     }
     let mut manifest = parse_manifest(&what, bytes)?;
     if manifest.media_type.is_empty() {
-        manifest.media_type = if known { media_type } else { OCI_MANIFEST.to_owned() };
+        manifest.media_type = if known {
+            media_type
+        } else {
+            OCI_MANIFEST.to_owned()
+        };
     }
     check_manifest(name, &manifest)?;
     Ok(Kind::Manifest(manifest))
@@ -125,7 +136,9 @@ fn check_manifest(name: &str, manifest: &Manifest) -> Result<(), TransferError> 
         sum = sum.saturating_add(layer.size_bytes);
     }
     if sum > SIZE_MAX {
-        return invalid(format!("the layers of {name} have {sum} bytes altogether: that cannot be"));
+        return invalid(format!(
+            "the layers of {name} have {sum} bytes altogether: that cannot be"
+        ));
     }
     Ok(())
 }
@@ -161,12 +174,23 @@ mod tests {
     #[test]
     fn documents_are_told_apart() {
         let image = manifest("");
-        for media_type in [OCI_MANIFEST, DOCKER_MANIFEST, "", "application/json; charset=utf-8"] {
-            assert!(matches!(parse("a", media_type, image.as_bytes()), Ok(Kind::Manifest(_))));
+        for media_type in [
+            OCI_MANIFEST,
+            DOCKER_MANIFEST,
+            "",
+            "application/json; charset=utf-8",
+        ] {
+            assert!(matches!(
+                parse("a", media_type, image.as_bytes()),
+                Ok(Kind::Manifest(_))
+            ));
         }
         let index = r#"{"schemaVersion":2,"manifests":[]}"#;
         for media_type in [OCI_INDEX, DOCKER_LIST, "application/octet-stream"] {
-            assert!(matches!(parse("a", media_type, index.as_bytes()), Ok(Kind::Index(_))));
+            assert!(matches!(
+                parse("a", media_type, index.as_bytes()),
+                Ok(Kind::Index(_))
+            ));
         }
     }
 
@@ -187,23 +211,27 @@ mod tests {
             ),
             ("", "{}".to_owned(), "does not parse"),
             ("", "[".to_owned(), "does not parse"),
-            ("", manifest("").replace("\"size\":1", "\"size\":-1"), "does not parse"),
+            (
+                "",
+                manifest("").replace("\"size\":1", "\"size\":-1"),
+                "does not parse",
+            ),
             (
                 "",
                 manifest("").replace("\"size\":1", "\"size\":18446744073709551615"),
                 "cannot be",
             ),
-            ("", manifest("").replace("\"size\":2", "\"size\":99999999"), "are not read"),
+            (
+                "",
+                manifest("").replace("\"size\":2", "\"size\":99999999"),
+                "are not read",
+            ),
             (
                 "",
                 manifest("").replace(OCI_CONFIG, "application/vnd.cncf.helm.config.v1+json"),
                 "no image",
             ),
-            (
-                "",
-                manifest("").replace("sha256:e3", "sha512:e3"),
-                "sha512",
-            ),
+            ("", manifest("").replace("sha256:e3", "sha512:e3"), "sha512"),
         ];
         for (media_type, text, part) in cases {
             let error = parse("a", media_type, text.as_bytes()).unwrap_err();

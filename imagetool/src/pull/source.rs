@@ -87,7 +87,9 @@ impl<'a> Source<'a> {
             return Err(TransferError::Invalid(format!("{}: stopped", self.what)));
         }
         if self.kept_bytes > 0 {
-            let wanted = buffer.len().min(usize::try_from(self.kept_bytes).unwrap_or(usize::MAX));
+            let wanted = buffer
+                .len()
+                .min(usize::try_from(self.kept_bytes).unwrap_or(usize::MAX));
             let count = self
                 .download
                 .read(&mut buffer[..wanted])

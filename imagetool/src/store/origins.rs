@@ -65,7 +65,8 @@ impl Store {
     /// What repositories call an image, sorted by repository.
     pub fn repo_digests(&self, image: &Digest) -> Result<Vec<RepoDigest>, StoreError> {
         let database = self.database();
-        let sql = "SELECT repository, digest, manifest_digest FROM repo_digests WHERE image_id = ?1 ORDER BY 1, 2";
+        let sql =
+            "SELECT repository, digest, manifest_digest FROM repo_digests WHERE image_id = ?1 ORDER BY 1, 2";
         let mut statement = database.prepare(sql)?;
         let rows = statement.query_map([image.to_string()], |row| {
             Ok((
@@ -118,7 +119,12 @@ impl Store {
     }
 
     /// Repositories of a registry that had a blob, apart from one, as paths.
-    pub fn repositories_with(&self, registry: &str, blob: &Digest, but: &str) -> Result<Vec<String>, StoreError> {
+    pub fn repositories_with(
+        &self,
+        registry: &str,
+        blob: &Digest,
+        but: &str,
+    ) -> Result<Vec<String>, StoreError> {
         let database = self.database();
         let sql = "SELECT repository FROM registry_blobs
                    WHERE digest = ?1 AND registry = ?2 AND repository <> ?3 ORDER BY repository";
@@ -128,7 +134,12 @@ impl Store {
     }
 
     /// Notes that a repository has no such blob any more.
-    pub fn forget_registry_blob(&self, registry: &str, repository: &str, blob: &Digest) -> Result<(), StoreError> {
+    pub fn forget_registry_blob(
+        &self,
+        registry: &str,
+        repository: &str,
+        blob: &Digest,
+    ) -> Result<(), StoreError> {
         let sql = "DELETE FROM registry_blobs WHERE digest = ?1 AND registry = ?2 AND repository = ?3";
         self.database()
             .execute(sql, params![blob.to_string(), registry, repository])?;
@@ -163,15 +174,25 @@ impl Store {
         let size = i64::try_from(packed.size_bytes).unwrap_or(i64::MAX);
         self.database().execute(
             sql,
-            params![diff_id.to_string(), packed.digest.to_string(), packed.media_type, size],
+            params![
+                diff_id.to_string(),
+                packed.digest.to_string(),
+                packed.media_type,
+                size
+            ],
         )?;
         Ok(())
     }
 }
 
 /// Adds what a registry has of an image.
-pub(super) fn insert(transaction: &Transaction<'_>, image: &Digest, origin: &Origin) -> Result<(), StoreError> {
-    let sql = "INSERT INTO repo_digests (repository, digest, manifest_digest, image_id) VALUES (?1, ?2, ?3, ?4)
+pub(super) fn insert(
+    transaction: &Transaction<'_>,
+    image: &Digest,
+    origin: &Origin,
+) -> Result<(), StoreError> {
+    let sql =
+        "INSERT INTO repo_digests (repository, digest, manifest_digest, image_id) VALUES (?1, ?2, ?3, ?4)
                ON CONFLICT (repository, digest) DO UPDATE SET manifest_digest = excluded.manifest_digest,
                    image_id = excluded.image_id";
     transaction.execute(
@@ -221,7 +242,8 @@ pub(super) fn image_of(
     name: &Reference,
     pinned: &Digest,
 ) -> Result<Option<Digest>, StoreError> {
-    let sql = "SELECT image_id FROM repo_digests WHERE repository = ?1 AND (digest = ?2 OR manifest_digest = ?2)
+    let sql =
+        "SELECT image_id FROM repo_digests WHERE repository = ?1 AND (digest = ?2 OR manifest_digest = ?2)
                ORDER BY digest = ?2 DESC LIMIT 1";
     let key = params![name.repository().canonical(), pinned.to_string()];
     let found: Option<String> = database.query_row(sql, key, |row| row.get(0)).optional()?;
@@ -239,7 +261,8 @@ pub(super) fn forget(
     if name.digest().is_none() && has_tag(transaction, image, &repository)? {
         return Ok(Vec::new());
     }
-    let sql = "DELETE FROM repo_digests WHERE image_id = ?1 AND repository = ?2 AND (?3 IS NULL OR digest = ?3)
+    let sql =
+        "DELETE FROM repo_digests WHERE image_id = ?1 AND repository = ?2 AND (?3 IS NULL OR digest = ?3)
                RETURNING digest, manifest_digest";
     let only = name.digest().map(|digest| digest.to_string());
     let mut statement = transaction.prepare(sql)?;

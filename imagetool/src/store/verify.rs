@@ -165,7 +165,8 @@ impl Store {
             })
         })?;
         listing.layers = layers.collect::<Result<_, _>>()?;
-        let mut statement = database.prepare("SELECT DISTINCT image_id, manifest_digest FROM repo_digests")?;
+        let mut statement =
+            database.prepare("SELECT DISTINCT image_id, manifest_digest FROM repo_digests")?;
         let kept = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         listing.kept_manifests = kept.collect::<Result<_, _>>()?;
         let mut statement = database.prepare("SELECT id, manifest_digest, config FROM images ORDER BY id")?;

@@ -1,6 +1,6 @@
 //! What is shown of layers on their way: a bar for each on a terminal, a line for each change otherwise.
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -126,6 +126,11 @@ impl Row<'_> {
         }
     }
 
+    /// Counts what flows elsewhere.
+    pub fn counter(&self) -> Counter {
+        Counter(self.bar.clone())
+    }
+
     /// A line for those who see no bars.
     pub fn note(&self, text: &str) {
         if self.bar.is_none() {
@@ -148,6 +153,23 @@ impl Row<'_> {
                 bar.abandon_with_message(text.to_owned());
             }
             None => self.board.line(&format!("{}: {text}", self.id)),
+        }
+    }
+}
+
+/// Counts bytes for a row; what opens a stream again begins at 0.
+#[derive(Clone)]
+pub struct Counter(Option<ProgressBar>);
+
+impl Counter {
+    /// Counts what is read.
+    pub fn wrap(&self, reader: impl Read + Send + 'static) -> Box<dyn Read + Send> {
+        match &self.0 {
+            Some(bar) => {
+                bar.set_position(0);
+                Box::new(bar.wrap_read(reader))
+            }
+            None => Box::new(reader),
         }
     }
 }
