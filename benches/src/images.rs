@@ -15,6 +15,7 @@ pub mod data;
 pub mod measure;
 pub mod place;
 pub mod podman;
+pub mod registry;
 pub mod report;
 pub mod shale;
 pub mod synthetic;

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use super::Bench;
 use super::archive::{self, Hashed, Layer};
+use super::registry::Registry;
 use super::shale::Shale;
 use super::synthetic::SmallFiles;
 use super::tools::{run, run_with_input, which};
@@ -26,6 +27,7 @@ pub struct Data {
     rootfs: OnceCell<PathBuf>,
     layers: RefCell<HashMap<usize, Vec<Layer>>>,
     store: OnceCell<Shale>,
+    pub(super) registry: OnceCell<Registry>,
     images: RefCell<HashSet<String>>,
     notes: RefCell<Vec<String>>,
 }

@@ -18,6 +18,10 @@ pub struct Tools {
     pub podman: Option<PathBuf>,
     /// `umoci`.
     pub umoci: Option<PathBuf>,
+    /// `skopeo`.
+    pub skopeo: Option<PathBuf>,
+    /// `docker-registry`, also called `registry`.
+    pub registry: Option<PathBuf>,
     /// `fuse-overlayfs`.
     pub fuse_overlayfs: Option<PathBuf>,
     /// `gzip`.
@@ -34,16 +38,20 @@ impl Tools {
             shale,
             podman: which("podman"),
             umoci: which("umoci"),
+            skopeo: which("skopeo"),
+            registry: super::registry::program(),
             fuse_overlayfs: which("fuse-overlayfs"),
             gzip: which("gzip"),
             zstd: which("zstd"),
         }
     }
 
-    fn peers(&self) -> [(&'static str, Option<&PathBuf>); 5] {
+    fn peers(&self) -> [(&'static str, Option<&PathBuf>); 7] {
         [
             ("podman", self.podman.as_ref()),
             ("umoci", self.umoci.as_ref()),
+            ("skopeo", self.skopeo.as_ref()),
+            ("registry", self.registry.as_ref()),
             ("fuse-overlayfs", self.fuse_overlayfs.as_ref()),
             ("gzip", self.gzip.as_ref()),
             ("zstd", self.zstd.as_ref()),

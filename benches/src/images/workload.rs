@@ -6,6 +6,7 @@ mod disk;
 mod import;
 mod mount;
 mod page_cache;
+mod registry;
 mod trees;
 
 use super::Bench;
@@ -36,6 +37,16 @@ pub fn all() -> Vec<Workload> {
             "large-layer",
             "import one layer of 10 GiB from a pipe",
             import::large_layer,
+        ),
+        workload(
+            "pull",
+            "pull an image of five gzip layers from a registry",
+            registry::pull,
+        ),
+        workload(
+            "push",
+            "push an image with one small new layer to a registry",
+            registry::push,
         ),
         workload("commit", "commit 2,000 files of 100 MB", commit::commit),
         workload(
