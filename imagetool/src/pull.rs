@@ -245,7 +245,7 @@ impl One<'_> {
     /// Whether nothing is left to be done: the image is whole, and it is known what the registry calls it.
     fn has_all(&self, resolved: &Resolved, id: &Digest) -> Result<bool, StoreError> {
         let repository = self.name.repository();
-        let is_known = self.store.repo_digests(id)?.iter().any(|known| {
+        let is_known = self.store.origins_of(id)?.iter().any(|known| {
             known.repository == repository
                 && known.digest == resolved.digest
                 && known.manifest == resolved.manifest_digest

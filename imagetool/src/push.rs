@@ -237,7 +237,7 @@ impl One<'_> {
     /// The manifests that the image has, the one that the repository itself has first. The image's own one counts when
     /// it came with compressed layers: what was imported or committed is to be compressed.
     fn kept_manifests(&self, name: &Reference) -> Result<Vec<Kept>, TransferError> {
-        let mut known = self.store.repo_digests(&self.details.image.id)?;
+        let mut known = self.store.origins_of(&self.details.image.id)?;
         known.sort_by_key(|known| {
             let other = &known.repository;
             (
@@ -297,7 +297,7 @@ impl One<'_> {
     ) -> Result<(), TransferError> {
         let id = self.details.image.id;
         let repository = name.repository();
-        let known = self.store.repo_digests(&id)?;
+        let known = self.store.origins_of(&id)?;
         if known
             .iter()
             .any(|known| known.repository == repository && known.digest == digest)

@@ -52,7 +52,7 @@ pub fn save(
                     names: BTreeSet::new(),
                 }),
             };
-            entry.names.extend(name);
+            entry.names.extend(name.filter(|name| name.digest().is_none()));
         }
     }
     for image in selected.values() {

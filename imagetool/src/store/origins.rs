@@ -43,13 +43,6 @@ pub struct RepoDigest {
     pub manifest: Digest,
 }
 
-impl RepoDigest {
-    /// `debian@sha256:…`, as `inspect` shows it.
-    pub fn familiar(&self) -> String {
-        self.repository.with_digest(self.digest).familiar()
-    }
-}
-
 /// As what a layer was sent that the store has no compressed blob of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
@@ -62,8 +55,17 @@ pub struct Packed {
 }
 
 impl Store {
+    /// The digests under which registries know an image (`debian@sha256:…`), sorted: those of the repositories that it
+    /// was pulled from or pushed to.
+    pub fn repo_digests(&self, image: &Digest) -> Result<Vec<Reference>, StoreError> {
+        let known = self.origins_of(image)?.into_iter();
+        Ok(known
+            .map(|known| known.repository.with_digest(known.digest))
+            .collect())
+    }
+
     /// What repositories call an image, sorted by repository.
-    pub fn repo_digests(&self, image: &Digest) -> Result<Vec<RepoDigest>, StoreError> {
+    pub fn origins_of(&self, image: &Digest) -> Result<Vec<RepoDigest>, StoreError> {
         let database = self.database();
         let sql =
             "SELECT repository, digest, manifest_digest FROM repo_digests WHERE image_id = ?1 ORDER BY 1, 2";

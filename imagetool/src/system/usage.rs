@@ -249,7 +249,7 @@ fn blobs(store: &Store, usage: &mut Usage) -> Result<Vec<Part>, StoreError> {
     for (number, image) in usage.images.iter().enumerate() {
         let details = &image.details;
         let blobs = details.layers.iter().map(|(_, blob)| *blob);
-        let kept = store.repo_digests(&details.image.id)?;
+        let kept = store.origins_of(&details.image.id)?;
         let documents = kept.iter().map(|kept| kept.manifest);
         let documents = documents.chain([details.image.id, details.manifest]);
         for digest in blobs.chain(documents) {
