@@ -80,7 +80,7 @@ impl Prune {
             false => "all dangling images",
         };
         let mut text = format!(
-            "WARNING! This will remove:\n  - all stopped containers\n  - {images}\n  - unused caches\n  - unfinished downloads\n"
+            "WARNING! This will remove:\n  - all stopped containers\n  - {images}\n  - unused caches\n"
         );
         if self.blobs {
             text += "  - the compressed copies of all layers\n";
