@@ -302,7 +302,15 @@ impl<'a> Fetcher<'a> {
     /// Opens a layer at the first source that has it.
     fn open(&self, job: &Job<'_>, offset: u64) -> Result<Box<dyn Read + Send>, TransferError> {
         let expected_bytes = job.descriptor.size_bytes;
-        let ask = |source: &Repository| source.blob(&job.blob, offset);
+        let ask = |source: &Repository| {
+            for address in &job.descriptor.urls {
+                match source.blob_at(address, &job.blob, offset) {
+                    Ok(blob) => return Ok(blob),
+                    Err(error) => tracing::debug!("{error}"),
+                }
+            }
+            source.blob(&job.blob, offset)
+        };
         let blob = super::first_of(self.sources, ask)?;
         match blob.total_bytes() {
             Some(total) if total != expected_bytes => Err(TransferError::Invalid(format!(

@@ -16,13 +16,15 @@ use crate::registry::RegistryError;
 use crate::registry::error::Asked;
 use crate::registry::retry::Patience;
 use crate::registry::transport::{Answer, Call, broken};
-use crate::registry::url::Origin;
+use crate::registry::url::{Origin, Url};
 
 /// The content of a blob; see [`Repository::blob`].
 pub struct Blob {
     repository: Repository,
     asked: Asked,
     digest: Digest,
+    /// Where it is, when that is not the repository.
+    elsewhere: Option<Url>,
     /// Of the next byte, in the blob.
     position_bytes: u64,
     total_bytes: Option<u64>,
@@ -44,10 +46,30 @@ impl Repository {
     ///
     /// `read` gives a [`RegistryError`] inside its [`io::Error`].
     pub fn blob(&self, digest: &Digest, offset_bytes: u64) -> Result<Blob, RegistryError> {
+        let asked = self.asked(&format!("get blob {digest} of"));
+        self.open_blob(asked, digest, None, offset_bytes)
+    }
+
+    /// As [`Repository::blob`], of a foreign layer: from another place that its manifest names. Credentials go there only
+    /// when it is the registry's own.
+    pub fn blob_at(&self, address: &str, digest: &Digest, offset_bytes: u64) -> Result<Blob, RegistryError> {
+        let asked = self.asked(&format!("get the foreign blob {digest} of"));
+        let url = Url::parse(address).map_err(|problem| asked.wrong(problem))?;
+        self.open_blob(asked, digest, Some(url), offset_bytes)
+    }
+
+    fn open_blob(
+        &self,
+        asked: Asked,
+        digest: &Digest,
+        elsewhere: Option<Url>,
+        offset_bytes: u64,
+    ) -> Result<Blob, RegistryError> {
         let mut blob = Blob {
             repository: self.clone(),
-            asked: self.asked(&format!("get blob {digest} of")),
+            asked,
             digest: *digest,
+            elsewhere,
             position_bytes: offset_bytes,
             total_bytes: None,
             body: None,
@@ -83,7 +105,10 @@ impl Blob {
     fn open(&mut self) -> Result<(), RegistryError> {
         let from = self.position_bytes;
         let asked = &self.asked;
-        let url = self.repository.url(&format!("blobs/{}", self.digest), asked)?;
+        let url = match &self.elsewhere {
+            Some(url) => url.clone(),
+            None => self.repository.url(&format!("blobs/{}", self.digest), asked)?,
+        };
         let mut call = Call::get(url, asked);
         if from > 0 {
             call = call.header("range", format!("bytes={from}-"));
