@@ -16,6 +16,8 @@
 mod layers;
 mod pack;
 
+use std::thread;
+
 use crate::config::manifest_json;
 use crate::digest::Digest;
 use crate::error::{ImageError, StoreError};
@@ -169,21 +171,75 @@ impl One<'_> {
             // without it the layer's blob may still be there: whether anything is missing is seen below
             self.store.pin_layer(&staging, diff_id)?;
         }
-        let ready = self.send_layers(&staging, name)?;
-        self.send_configuration()?;
+        let layers = Layers::new(
+            self.store,
+            self.repository,
+            name,
+            &staging,
+            self.board,
+            &self.details,
+        );
+        let pushed = self.send(&layers, &staging, name);
+        if pushed.is_err() {
+            // the next try is to find what this one has compressed
+            self.store.set_packed_layers(&layers.take_packed())?;
+        }
+        pushed
+    }
+
+    /// Sends everything, and notes what the registry has then.
+    fn send(
+        &self,
+        layers: &Layers<'_>,
+        staging: &Staging,
+        name: &Reference,
+    ) -> Result<Pushed, TransferError> {
+        let (ready, configuration) = thread::scope(|scope| {
+            let configuration = scope.spawn(|| self.send_configuration());
+            (self.send_layers(layers, name), configuration.join())
+        });
+        let ready = ready?;
+        configuration.unwrap_or_else(|_| {
+            Err(TransferError::Invalid(
+                "the configuration was not sent".to_owned(),
+            ))
+        })?;
         let tag = name.tag().unwrap_or(DEFAULT_TAG).to_owned();
         let digest = Digest::of(&ready.bytes);
         let which = Which::Tag(tag.clone());
-        let answered = self
-            .repository
-            .put_manifest(&which, &ready.media_type, &ready.bytes)?;
+        // what is to be kept reaches the disk while the registry takes its time
+        let (answered, kept) = thread::scope(|scope| {
+            let kept = scope.spawn(|| match self.is_known(name, &digest)? {
+                true => Ok(None),
+                false => staging.add_synced_blob(&ready.bytes).map(Some),
+            });
+            let put = self
+                .repository
+                .put_manifest(&which, &ready.media_type, &ready.bytes);
+            (put, kept.join())
+        });
+        let answered = answered?;
         if answered != digest {
             return Err(TransferError::Invalid(format!(
                 "{name}: the manifest has the digest {digest}, the registry says {answered}"
             )));
         }
+        let kept = kept.unwrap_or_else(|_| staging.add_synced_blob(&ready.bytes).map(Some))?;
+        let packed = layers.take_packed();
+        match kept {
+            Some(manifest) => {
+                let origin = Origin {
+                    repository: name.repository(),
+                    digest,
+                    manifest: digest,
+                    blobs: ready.blobs,
+                };
+                let id = &self.details.image.id;
+                self.store.add_origin(staging, &manifest, id, &origin, &packed)?;
+            }
+            None => self.store.set_packed_layers(&packed)?,
+        }
         let size_bytes = ready.bytes.len() as u64;
-        self.remember(&staging, name, digest, ready)?;
         self.board
             .line(&format!("{tag}: digest: {digest} size: {size_bytes}"));
         Ok(Pushed {
@@ -193,16 +249,17 @@ impl One<'_> {
         })
     }
 
+    /// Whether it was noted before that the repository has the image under this digest.
+    fn is_known(&self, name: &Reference, digest: &Digest) -> Result<bool, StoreError> {
+        let repository = name.repository();
+        let known = self.store.origins_of(&self.details.image.id)?;
+        Ok(known
+            .iter()
+            .any(|known| known.repository == repository && known.digest == *digest))
+    }
+
     /// Sends the layers: as one of the kept manifests lists them, or else as they can be had.
-    fn send_layers(&self, staging: &Staging, name: &Reference) -> Result<Ready, TransferError> {
-        let layers = Layers::new(
-            self.store,
-            self.repository,
-            name,
-            staging,
-            self.board,
-            &self.details,
-        );
+    fn send_layers(&self, layers: &Layers<'_>, name: &Reference) -> Result<Ready, TransferError> {
         for kept in self.kept_manifests(name)? {
             let wanted = &kept.manifest.layers;
             if wanted.len() != self.details.layers.len() || !layers.can_send(wanted)? {
@@ -284,34 +341,6 @@ impl One<'_> {
         };
         self.repository
             .upload_blob(&image.id, size_bytes, &open, self.options.method)?;
-        Ok(())
-    }
-
-    /// Notes what the registry has now.
-    fn remember(
-        &self,
-        staging: &Staging,
-        name: &Reference,
-        digest: Digest,
-        ready: Ready,
-    ) -> Result<(), TransferError> {
-        let id = self.details.image.id;
-        let repository = name.repository();
-        let known = self.store.origins_of(&id)?;
-        if known
-            .iter()
-            .any(|known| known.repository == repository && known.digest == digest)
-        {
-            return Ok(());
-        }
-        let manifest = staging.add_blob(&ready.bytes)?;
-        let origin = Origin {
-            repository,
-            digest,
-            manifest: digest,
-            blobs: ready.blobs,
-        };
-        self.store.add_origin(staging, Some(&manifest), &id, &origin)?;
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use super::PushOptions;
 use super::pack::pack;
 use crate::config::{LayerBlob, oci_layer_type};
 use crate::digest::Digest;
+use crate::error::StoreError;
 use crate::manifest::{Descriptor, OCI_LAYER, parse_manifest};
 use crate::reference::Reference;
 use crate::registry::{Mounted, Repository, Upload};
@@ -47,6 +48,8 @@ pub(super) struct Layers<'a> {
     name: &'a Reference,
     staging: &'a Staging,
     details: &'a ImageDetails,
+    /// As what layers were compressed.
+    packed: Mutex<Vec<(Digest, Packed)>>,
     /// Each once, with its place in the image and its row.
     rows: Vec<(usize, Row<'a>)>,
 }
@@ -76,8 +79,14 @@ impl<'a> Layers<'a> {
             name,
             staging,
             details,
+            packed: Mutex::default(),
             rows,
         }
+    }
+
+    /// As what layers were compressed so far, whatever became of them.
+    pub(super) fn take_packed(&self) -> Vec<(Digest, Packed)> {
+        std::mem::take(&mut self.packed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether all blobs of a kept manifest are here, or seem to be at the registry.
@@ -246,16 +255,23 @@ impl<'a> Layers<'a> {
             size_bytes: made.size_bytes,
         };
         let is_known = packed.is_some_and(|packed| packed.digest == made.digest);
+        if !is_known {
+            let packed = Packed {
+                digest: form.digest,
+                media_type: form.media_type.clone(),
+                size_bytes: form.size_bytes,
+            };
+            self.packed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((diff_id, packed));
+        }
         if is_known || !self.is_there(&form, row)? {
             self.upload(&form, row, options.method, &|| Ok(Box::new(open_file(&made)?)))?;
             row.done("Pushed");
         }
-        let packed = Packed {
-            digest: form.digest,
-            media_type: form.media_type.clone(),
-            size_bytes: form.size_bytes,
-        };
-        self.store.set_packed_layer(&diff_id, &packed)?;
+        // nobody needs it any more, and nobody shall wait until it is on the disk
+        std::fs::remove_file(&made.path).map_err(StoreError::io("delete", &made.path))?;
         Ok(Sent::As(form))
     }
 

@@ -10,10 +10,11 @@
 //! is a name of its own only while its image has no tag in that repository, so that an image pulled by digest is not
 //! taken for one that nobody wants.
 
+use std::fs::File;
+
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::images::digest;
-use super::publish::sync_file_system;
 use super::{StagedBlob, Staging, Store, blobs, staging};
 use crate::digest::Digest;
 use crate::error::StoreError;
@@ -89,20 +90,23 @@ impl Store {
         Ok(found)
     }
 
-    /// Notes where an image is, and keeps the manifest that it has there. Does nothing when the image is gone.
+    /// Notes where an image is, keeps the manifest that it has there, which was synced, and notes as what its layers were
+    /// sent. Does nothing when the image is gone.
     pub fn add_origin(
         &self,
         staging: &Staging,
-        manifest: Option<&StagedBlob>,
+        manifest: &StagedBlob,
         image: &Digest,
         origin: &Origin,
+        packed: &[(Digest, Packed)],
     ) -> Result<(), StoreError> {
-        sync_file_system(staging)?;
         let place = || -> Result<bool, StoreError> {
             let _guard = staging::lock_shared(self.root())?;
-            if let Some(blob) = manifest {
-                blobs::place(self, blob)?;
-            }
+            blobs::place(self, manifest)?;
+            let folder = self.root().join("blobs/sha256");
+            File::open(&folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(StoreError::io("sync", &folder))?;
             let mut database = self.database();
             let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let sql = "SELECT count(*) FROM images WHERE id = ?1";
@@ -110,6 +114,7 @@ impl Store {
             if is_there {
                 insert(&transaction, image, origin)?;
             }
+            insert_packed(&transaction, packed)?;
             transaction.commit()?;
             Ok(is_there)
         };
@@ -167,24 +172,34 @@ impl Store {
         .transpose()
     }
 
-    /// Notes as what a layer was sent. Nothing when the layer is gone.
-    pub fn set_packed_layer(&self, diff_id: &Digest, packed: &Packed) -> Result<(), StoreError> {
-        let sql = "INSERT INTO packed_layers (diff_id, blob_digest, media_type, size_bytes)
-                   SELECT diff_id, ?2, ?3, ?4 FROM layers WHERE diff_id = ?1
-                   ON CONFLICT (diff_id) DO UPDATE SET blob_digest = excluded.blob_digest,
-                       media_type = excluded.media_type, size_bytes = excluded.size_bytes";
-        let size = i64::try_from(packed.size_bytes).unwrap_or(i64::MAX);
-        self.database().execute(
-            sql,
-            params![
-                diff_id.to_string(),
-                packed.digest.to_string(),
-                packed.media_type,
-                size
-            ],
-        )?;
-        Ok(())
+    /// Notes as what layers were sent, apart from those that are gone.
+    pub fn set_packed_layers(&self, packed: &[(Digest, Packed)]) -> Result<(), StoreError> {
+        if packed.is_empty() {
+            return Ok(());
+        }
+        let mut database = self.database();
+        let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        insert_packed(&transaction, packed)?;
+        Ok(transaction.commit()?)
     }
+}
+
+fn insert_packed(transaction: &Transaction<'_>, packed: &[(Digest, Packed)]) -> Result<(), StoreError> {
+    let sql = "INSERT INTO packed_layers (diff_id, blob_digest, media_type, size_bytes)
+               SELECT diff_id, ?2, ?3, ?4 FROM layers WHERE diff_id = ?1
+               ON CONFLICT (diff_id) DO UPDATE SET blob_digest = excluded.blob_digest,
+                   media_type = excluded.media_type, size_bytes = excluded.size_bytes";
+    let mut statement = transaction.prepare(sql)?;
+    for (diff_id, packed) in packed {
+        let size = i64::try_from(packed.size_bytes).unwrap_or(i64::MAX);
+        statement.execute(params![
+            diff_id.to_string(),
+            packed.digest.to_string(),
+            packed.media_type,
+            size
+        ])?;
+    }
+    Ok(())
 }
 
 /// Adds what a registry has of an image.

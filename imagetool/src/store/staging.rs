@@ -148,6 +148,15 @@ impl Staging {
         blob.finish()
     }
 
+    /// Writes a small blob, and to the disk at once: for work that publishes nothing else.
+    pub fn add_synced_blob(&self, bytes: &[u8]) -> Result<StagedBlob, StoreError> {
+        let blob = self.add_blob(bytes)?;
+        File::open(&blob.path)
+            .and_then(|file| file.sync_all())
+            .map_err(StoreError::io("sync", &blob.path))?;
+        Ok(blob)
+    }
+
     /// Makes an empty directory for a layer and gives it.
     pub fn new_layer(&self) -> Result<PathBuf, StoreError> {
         let path = self.next_path("layer");
