@@ -183,6 +183,7 @@ impl One<'_> {
             .line(&format!("{heading}: Pulling from {}", name.path()));
         let resolved = resolve(sources, &which, name, self.options.platform.as_ref())?;
         let pulled = self.take(&resolved, &local)?;
+        self.board.settle();
         self.board.line(&format!("Digest: {}", pulled.digest));
         Ok(pulled)
     }

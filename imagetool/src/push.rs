@@ -240,6 +240,7 @@ impl One<'_> {
             None => self.store.set_packed_layers(&packed)?,
         }
         let size_bytes = ready.bytes.len() as u64;
+        self.board.settle();
         self.board
             .line(&format!("{tag}: digest: {digest} size: {size_bytes}"));
         Ok(Pushed {

@@ -1,6 +1,7 @@
 //! What is shown of layers on their way: a bar for each on a terminal, a line for each change otherwise.
 
 use std::io::{IsTerminal, Read, Write};
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -17,7 +18,8 @@ pub enum Lines {
 
 /// Rows of layers below each other.
 pub struct Board {
-    bars: Option<MultiProgress>,
+    /// None where there is no terminal.
+    bars: Option<Mutex<MultiProgress>>,
     lines: Lines,
 }
 
@@ -26,12 +28,24 @@ impl Board {
     pub fn new(lines: Lines) -> Self {
         let terminal = lines != Lines::None && std::io::stderr().is_terminal();
         Self {
-            bars: terminal.then(MultiProgress::new),
+            bars: terminal.then(Mutex::default),
             lines,
         }
     }
 
-    /// A line between the rows.
+    fn bars(&self) -> Option<MultiProgress> {
+        let bars = self.bars.as_ref()?;
+        Some(bars.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// All rows have come to their end: what follows stands below them.
+    pub fn settle(&self) {
+        if let Some(bars) = &self.bars {
+            *bars.lock().unwrap_or_else(PoisonError::into_inner) = MultiProgress::new();
+        }
+    }
+
+    /// A line above the rows, or below those that have settled.
     pub fn line(&self, text: &str) {
         let write = || {
             // a reader that has seen enough is no failure
@@ -41,7 +55,7 @@ impl Board {
                 Lines::None => Ok(()),
             };
         };
-        match &self.bars {
+        match self.bars() {
             Some(bars) => bars.suspend(write),
             None => write(),
         }
@@ -49,7 +63,7 @@ impl Board {
 
     /// A warning, which is shown in any case.
     pub fn warn(&self, text: &str) {
-        match &self.bars {
+        match self.bars() {
             Some(bars) => bars.suspend(|| eprintln!("warning: {text}")),
             None => eprintln!("warning: {text}"),
         }
@@ -57,7 +71,7 @@ impl Board {
 
     /// A layer's row, which stays when the work is over.
     pub fn row(&self, id: &str) -> Row<'_> {
-        let bar = self.bars.as_ref().map(|bars| {
+        let bar = self.bars().map(|bars| {
             let bar = bars.add(ProgressBar::new(0));
             bar.set_style(style("{prefix}: {msg}"));
             bar.set_prefix(id.to_owned());
@@ -101,12 +115,12 @@ impl Row<'_> {
     /// Bytes will flow, so many of them.
     pub fn begin(&self, text: &str, total_bytes: u64) {
         if let Some(bar) = &self.bar {
+            bar.set_length(total_bytes);
+            bar.set_position(0);
+            bar.set_message(text.to_owned());
             bar.set_style(style(
                 "{prefix}: {msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}",
             ));
-            bar.set_message(text.to_owned());
-            bar.set_length(total_bytes);
-            bar.set_position(0);
             bar.reset_eta();
         }
     }
