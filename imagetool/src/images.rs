@@ -86,9 +86,10 @@ pub fn rows(store: &Store, filter: &ImagesFilter, digests: bool) -> Result<Vec<I
             }
             continue;
         }
+        let has_tag = tags.iter().any(|name| name.digest().is_none());
         tags.retain(|name| name.digest().is_none() && fits(name));
         pinned.retain(fits);
-        if filter.dangling != Some(true) {
+        if filter.dangling != Some(true) || !has_tag {
             named_rows(details, &tags, &pinned, digests, &mut rows);
         }
     }

@@ -69,16 +69,6 @@ impl Store {
         Ok(names)
     }
 
-    /// The digests under which registries know an image (`debian@sha256:…`), sorted: those of the repositories that it
-    /// was pulled from or pushed to.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    #[allow(clippy::unnecessary_wraps, clippy::unused_self)] // nothing is pulled or pushed yet
-    pub fn repo_digests(&self, _id: &Digest) -> Result<Vec<Reference>, StoreError> {
-        Ok(Vec::new())
-    }
-
     /// An image with what the database knows beside it.
     pub fn image_details(&self, id: &Digest) -> Result<ImageDetails, StoreError> {
         let image = self.image(id)?;
