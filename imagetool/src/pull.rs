@@ -229,6 +229,7 @@ impl One<'_> {
             layers: fetched.layers,
             config_json,
         };
+        staging.hand_over();
         store.publish(
             &staging,
             &blobs,
