@@ -48,6 +48,12 @@ impl ProcessIdentity {
         start_ticks(self.pid) == Some(self.start_ticks) && boot_id() == self.boot_id
     }
 
+    /// Whether the process has begun to end or has ended: it answers nobody any more. What it holds (files, mounts,
+    /// locks) may be given back a moment later, while [`is_alive`](Self::is_alive) still says yes.
+    pub fn is_ending(&self) -> bool {
+        !self.is_alive() || stat(self.pid).is_none_or(|stat| stat.is_ending)
+    }
+
     /// Sends a signal if the process still runs.
     pub fn signal(&self, signal: nix::sys::signal::Signal) -> Result<(), nix::errno::Errno> {
         if !self.is_alive() {
@@ -132,13 +138,27 @@ pub(super) fn living_command(directory: &Path) -> Result<Option<ProcessIdentity>
 #[derive(Debug)]
 pub(super) struct Starting;
 
+/// Set in the flags of a process when it begins to end (`PF_EXITING` of the kernel, shown since Linux 2.6).
+const ENDING_FLAG: u32 = 0x4;
+
+/// What we read of a line of /proc/PID/stat.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    is_ending: bool,
+    start_ticks: u64,
+}
+
 fn start_ticks(pid: i32) -> Option<u64> {
+    stat(pid).map(|stat| stat.start_ticks)
+}
+
+fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Field 22 of a stat line, `None` for a zombie. The name in the second field may hold anything, so that the fields
-/// are counted from its last closing parenthesis.
-fn parse_stat(line: &[u8]) -> Option<u64> {
+/// Fields 9 and 22 of a stat line, `None` for a zombie. The name in the second field may hold anything, so that the
+/// fields are counted from its last closing parenthesis.
+fn parse_stat(line: &[u8]) -> Option<Stat> {
     let end = line.iter().rposition(|&byte| byte == b')')?;
     let rest = str::from_utf8(line.get(end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
@@ -146,7 +166,11 @@ fn parse_stat(line: &[u8]) -> Option<u64> {
     if matches!(state, "Z" | "X") {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    let flags: u32 = fields.nth(5)?.parse().ok()?;
+    Some(Stat {
+        is_ending: flags & ENDING_FLAG != 0,
+        start_ticks: fields.nth(12)?.parse().ok()?,
+    })
 }
 
 fn boot_id() -> String {
@@ -166,11 +190,17 @@ mod tests {
             .map(|field| field.to_string())
             .collect::<Vec<_>>()
             .join(" ");
-        assert_eq!(parse_stat(format!("7 (sh) S {numbers}").as_bytes()), Some(22));
+        let living = Some(Stat {
+            is_ending: false,
+            start_ticks: 22,
+        });
+        assert_eq!(parse_stat(format!("7 (sh) S {numbers}").as_bytes()), living);
         assert_eq!(
             parse_stat(format!("7 (a) Z 1 (b) R {numbers}").as_bytes()),
-            Some(22)
+            living
         );
+        let ending = parse_stat(format!("7 (sh) R {}", numbers.replace(" 9 ", " 12 ")).as_bytes());
+        assert!(ending.is_some_and(|stat| stat.is_ending && stat.start_ticks == 22));
         assert_eq!(parse_stat(format!("7 (sh) Z {numbers}").as_bytes()), None);
         assert_eq!(parse_stat(b"7 (sh) S 1 2"), None);
         assert_eq!(parse_stat(b""), None);

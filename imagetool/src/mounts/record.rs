@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{MountError, Pins};
@@ -18,6 +19,7 @@ pub struct MountRecord {
     /// Twelve hexadecimal digits.
     pub id: String,
     /// Where.
+    #[serde(with = "any_path")]
     pub target: PathBuf,
     /// What, in the words of the caller.
     pub source: String,
@@ -26,13 +28,71 @@ pub struct MountRecord {
     /// The server.
     pub server: ProcessIdentity,
     /// What was made for it, to be deleted with it: its log, and the upper directory if nobody named one.
+    #[serde(default, with = "any_path::optional")]
     pub scratch: Option<PathBuf>,
     /// The image that is shown.
     #[serde(default)]
     pub image: Option<String>,
     /// The named directory of changes.
-    #[serde(default)]
+    #[serde(default, with = "any_path::optional")]
     pub upper: Option<PathBuf>,
+}
+
+/// Paths in JSON: a text, or a list of bytes where the path is none.
+mod any_path {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    impl Written {
+        fn new(path: &Path) -> Self {
+            match path.to_str() {
+                Some(text) => Self::Text(text.to_owned()),
+                None => Self::Bytes(path.as_os_str().as_bytes().to_vec()),
+            }
+        }
+
+        fn path(self) -> PathBuf {
+            match self {
+                Self::Text(text) => text.into(),
+                Self::Bytes(bytes) => OsString::from_vec(bytes).into(),
+            }
+        }
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        Written::new(path).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Written::deserialize(from).map(Written::path)
+    }
+
+    pub(super) mod optional {
+        use super::{Deserialize, Deserializer, PathBuf, Serialize, Serializer, Written};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            path: &Option<PathBuf>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            path.as_deref().map(Written::new).serialize(to)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<PathBuf>, D::Error> {
+            Option::<Written>::deserialize(from).map(|path| path.map(Written::path))
+        }
+    }
 }
 
 impl MountRecord {
@@ -123,10 +183,11 @@ impl Records {
         let all = self.all()?;
         self.sweep(&all);
         for record in all {
-            if record.server.is_alive() {
-                living.push(record);
-            } else {
+            // An ending one may be gone from its mount already, and not yet from the list of processes.
+            if record.server.is_ending() {
                 self.forget(&record);
+            } else {
+                living.push(record);
             }
         }
         living.sort_by(|one, other| one.target.cmp(&other.target));
@@ -135,10 +196,10 @@ impl Records {
 
     /// Detaches what is left of a mount and deletes its record and scratch directory.
     pub fn forget(&self, record: &MountRecord) {
-        // A dead server's mount answers "not connected" (statfs is never answered from a cache); anything that
-        // answers otherwise is somebody else's.
-        let dead =
-            nix::sys::statfs::statfs(&record.target).is_err_and(|errno| errno == nix::errno::Errno::ENOTCONN);
+        // A dead server's mount answers "not connected", or "aborted" when the server still held the connection as
+        // we asked (statfs is never answered from a cache); anything that answers otherwise is somebody else's.
+        let dead = nix::sys::statfs::statfs(&record.target)
+            .is_err_and(|errno| matches!(errno, Errno::ENOTCONN | Errno::ECONNABORTED));
         if dead && let Err(error) = super::unmount(&record.target, true) {
             tracing::warn!("clean up after {}: {error}", record.id);
         }
@@ -264,6 +325,25 @@ mod tests {
             failed.len(),
             failed.first()
         );
+    }
+
+    #[test]
+    fn paths_need_not_be_text() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        for name in [&b"/m\xff"[..], b"/m"] {
+            let path = PathBuf::from(std::ffi::OsStr::from_bytes(name));
+            let record = MountRecord {
+                target: path.clone(),
+                upper: Some(path),
+                ..record("a", ProcessIdentity::own().unwrap())
+            };
+            records.add(&record).unwrap();
+            assert_eq!(records.living().unwrap(), [record]);
+        }
+        let text = fs::read_to_string(records.path_of("a")).unwrap();
+        assert!(text.contains(r#""target":"/m""#), "{text}");
     }
 
     #[test]
