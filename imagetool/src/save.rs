@@ -11,8 +11,13 @@
 //! Members are sorted and carry no time of their own: the same images give the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
 use serde_json::json;
 
 use crate::archive::member::Member;
@@ -275,20 +280,20 @@ fn write_blob(writer: &mut Writer<impl Write>, entry: &Member, blob: &mut dyn Re
 
 /// Writes to a file that appears whole or not at all.
 pub fn save_to_file(
-    path: &std::path::Path,
+    path: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<(), ImageError>,
 ) -> Result<(), ImageError> {
     let shown = path.display().to_string();
     let is_special = path.metadata().is_ok_and(|metadata| !metadata.is_file());
     if is_special {
-        let file = std::fs::File::options()
+        let file = File::options()
             .write(true)
             .open(path)
             .map_err(ImageError::io("open", shown))?;
         return write(&mut io::BufWriter::with_capacity(256 << 10, file));
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(std::path::Path::new("."));
+    let folder = folder.unwrap_or(Path::new("."));
     if !folder.is_dir() {
         // Docker's words
         let text = format!(
@@ -297,27 +302,73 @@ pub fn save_to_file(
         );
         return Err(ImageError::Invalid(text));
     }
-    let temporary = tempfile::Builder::new().prefix(".shale-").tempfile_in(folder);
-    let temporary = temporary.map_err(ImageError::io("create a file beside", shown.clone()))?;
-    let mut out = io::BufWriter::with_capacity(256 << 10, temporary);
+    let file = Nascent::create(folder).map_err(ImageError::io("create a file beside", shown.clone()))?;
+    let mut out = io::BufWriter::with_capacity(256 << 10, file.writer());
     write(&mut out)?;
-    let temporary = out
-        .into_inner()
-        .map_err(|error| ImageError::io("write", shown.clone())(error.into_error()))?;
-    temporary
-        .as_file()
+    out.flush().map_err(ImageError::io("write", shown.clone()))?;
+    drop(out);
+    file.writer()
         .sync_data()
         .map_err(ImageError::io("write", shown.clone()))?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644 & !umask());
-    temporary
-        .as_file()
-        .set_permissions(mode)
-        .map_err(ImageError::io("write", shown.clone()))?;
-    temporary
-        .persist(path)
-        .map_err(|error| ImageError::io("rename to", shown)(error.error))?;
-    Ok(())
+    file.publish(folder, path)
+        .map_err(ImageError::io("rename to", shown))
 }
+
+/// How names of files begin that are not whole yet.
+const NASCENT_PREFIX: &str = ".shale-";
+
+/// A file that gets its name when it is whole.
+enum Nascent {
+    /// It has no name, so that nothing is left when we are killed.
+    Unnamed(File),
+    /// Where the file system cannot do that (NFS, older overlayfs), it has another name.
+    Named(tempfile::NamedTempFile),
+}
+
+impl Nascent {
+    fn create(folder: &Path) -> io::Result<Self> {
+        use rustix::fs::{Mode, OFlags};
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        match rustix::fs::open(folder, flags, Mode::from_raw_mode(FILE_MODE)) {
+            Ok(file) => return Ok(Self::Unnamed(file.into())),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let named = tempfile::Builder::new()
+            .prefix(NASCENT_PREFIX)
+            .tempfile_in(folder)?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(FILE_MODE & !umask());
+        named.as_file().set_permissions(mode)?;
+        Ok(Self::Named(named))
+    }
+
+    fn writer(&self) -> &File {
+        match self {
+            Self::Unnamed(file) => file,
+            Self::Named(file) => file.as_file(),
+        }
+    }
+
+    /// Gives the file its name, in the place of what had it.
+    fn publish(self, folder: &Path, path: &Path) -> io::Result<()> {
+        let file = match self {
+            Self::Named(file) => return file.persist(path).map(drop).map_err(|error| error.error),
+            Self::Unnamed(file) => file,
+        };
+        // A link cannot take the place of a file, a rename can.
+        let link = |name: &Path| {
+            let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::linkat(CWD, file, CWD, name, AtFlags::SYMLINK_FOLLOW).map_err(io::Error::from)
+        };
+        let named = tempfile::Builder::new()
+            .prefix(NASCENT_PREFIX)
+            .make_in(folder, link)?;
+        named.persist(path).map(drop).map_err(|error| error.error)
+    }
+}
+
+/// Less what the umask forbids.
+const FILE_MODE: u32 = 0o644;
 
 /// The process's file mode creation mask, read without changing it.
 fn umask() -> u32 {
@@ -325,4 +376,48 @@ fn umask() -> u32 {
     let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
     line.and_then(|value| u32::from_str_radix(value.trim(), 8).ok())
         .unwrap_or(0o022)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_has_no_name_until_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.tar");
+        fs::write(&path, "before").unwrap();
+        let names = || fs::read_dir(folder.path()).unwrap().count();
+        for text in ["first", "second"] {
+            save_to_file(&path, |out| {
+                out.write_all(text.as_bytes()).unwrap();
+                // the one of before
+                assert_eq!(names(), 1);
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!((fs::read_to_string(&path).unwrap().as_str(), names()), (text, 1));
+            let mode = path.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, FILE_MODE & !umask());
+        }
+        let failed = save_to_file(&path, |_| Err(ImageError::Invalid("no".to_owned())));
+        assert!(failed.is_err());
+        assert_eq!(
+            (fs::read_to_string(&path).unwrap().as_str(), names()),
+            ("second", 1)
+        );
+    }
+
+    #[test]
+    fn a_file_with_another_name_takes_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.tar");
+        let named = tempfile::NamedTempFile::new_in(folder.path()).unwrap();
+        Nascent::Named(named).publish(folder.path(), &path).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(path.exists());
+    }
 }
