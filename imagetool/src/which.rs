@@ -10,6 +10,7 @@
 //! is not. A layer that says nothing of a path has no part in the answer.
 
 use oci_spec::image::ImageConfiguration;
+use ufs::attr::FileType;
 use ufs::index::{Index, IndexError, Inode, InodeId, Place};
 
 use crate::digest::Digest;
@@ -181,7 +182,7 @@ fn without_links(layers: &[&Index], path: &[u8]) -> Result<Vec<u8>, WhichError> 
         else {
             continue;
         };
-        if inode.file_type() != ufs::attr::FileType::Symlink {
+        if inode.file_type() != FileType::Symlink {
             continue;
         }
         links += 1;
@@ -207,8 +208,11 @@ fn components(path: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The digest of a regular file's content, where the index knows it.
+/// The digest of a regular file's content, where the index knows it; other kinds of files have none.
 pub fn content_digest(index: &Index, id: InodeId) -> Result<Option<Digest>, IndexError> {
+    if index.inode(id)?.file_type() != FileType::Regular {
+        return Ok(None);
+    }
     Ok(match index.place(id)? {
         Place::Pack { digest, .. } | Place::Object { digest } => Some(Digest::from(*digest)),
         Place::Empty if index.inode(id)?.size_bytes == 0 => Some(Digest::of(b"")),

@@ -512,6 +512,7 @@ fn which_tells_layer_instruction_and_what_is_hidden() {
             (&changed[1]["State"], &changed[1]["Layer"], &changed[1]["Size"]),
             (&json!("hidden"), &json!(first), &json!(6))
         );
+        assert_eq!(rows("/").len(), 2);
         let through_link = rows("/bin/tool");
         assert_eq!(through_link.len(), 1);
         assert_eq!(through_link[0]["Path"], "/usr/bin/tool");

@@ -126,3 +126,19 @@ fn steps_without_a_layer_are_passed_over() {
     assert_eq!(shown, ["ADD x", "by hand", "an unknown step"]);
     assert_eq!(instructions(&config, 1).len(), 1);
 }
+
+#[test]
+fn only_regular_files_have_a_content() {
+    let index = index(1, |tree| {
+        file(tree, "d/empty");
+        tree.symlink(b"d/link", Meta::default(), b"empty").unwrap();
+    });
+    let content = |path: &str| match &which(&[&index], path.as_bytes()).unwrap().versions[0].says {
+        Says::Here(id, _) => content_digest(&index, *id).unwrap(),
+        other => panic!("{path}: {other:?}"),
+    };
+    assert_eq!(content("d/empty"), Some(Digest::of(b"")));
+    for path in ["", "d", "d/link"] {
+        assert_eq!(content(path), None, "{path}");
+    }
+}
