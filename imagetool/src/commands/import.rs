@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use imagetool::changes::Change;
@@ -38,7 +39,7 @@ pub(crate) struct Args {
 
     /// Archive of a root file system, plain or compressed with gzip, bzip2, xz or zstd; - reads standard input
     #[arg(value_name = "FILE|-")]
-    source: String,
+    source: PathBuf,
 
     /// Name of the new image
     #[arg(value_name = "REPOSITORY[:TAG]")]
@@ -52,20 +53,21 @@ impl Args {
         if name.as_ref().is_some_and(|name| name.digest().is_some()) {
             bail!("cannot import digest reference");
         }
-        let (archive, size): (Box<dyn Read + Send>, _) = match self.source.as_str() {
-            "-" if std::io::stdin().is_terminal() => {
+        let (archive, size): (Box<dyn Read + Send>, _) = match self.source.to_str() {
+            Some("-") if std::io::stdin().is_terminal() => {
                 bail!("standard input is a terminal: pipe an archive in")
             }
-            "-" => {
+            Some("-") => {
                 let input = std::io::stdin();
                 widen_pipe(&input);
                 (Box::new(input), None)
             }
-            url if url.starts_with("http://") || url.starts_with("https://") => {
+            Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
                 bail!("importing from a URL is not supported yet: download {url} first and import the file")
             }
-            path => {
-                let file = File::open(path).with_context(|| format!("open {path}"))?;
+            _ => {
+                let path = self.source.display();
+                let file = File::open(&self.source).with_context(|| format!("open {path}"))?;
                 let metadata = file.metadata().with_context(|| format!("look at {path}"))?;
                 if metadata.is_dir() {
                     bail!(
@@ -79,7 +81,7 @@ impl Args {
         let store = context.store()?;
         let bar = progress.bytes("Importing", size);
         let options = ImportOptions {
-            source: self.source.clone(),
+            source: self.source.display().to_string(),
             message: self.message,
             platform: self.platform,
             changes: self.change,

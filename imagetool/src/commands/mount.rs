@@ -1,5 +1,6 @@
 //! `shale mount`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -75,7 +76,7 @@ pub(crate) struct Args {
     words: Vec<PathBuf>,
     /// A command to run while it is mounted
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "foreground")]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 impl Args {
@@ -176,7 +177,7 @@ impl Args {
         let status = Command::new(program).args(arguments).status();
         let unmounted = server.finish();
         records.remove(&record);
-        let status = status.with_context(|| format!("run {program}"))?;
+        let status = status.with_context(|| format!("run {}", program.display()))?;
         unmounted?;
         Ok(status
             .code()
