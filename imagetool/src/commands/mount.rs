@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use imagetool::container;
+use imagetool::container::{self, ProcessIdentity};
 use imagetool::in_place::cache;
 use imagetool::mounts::shown::{self, Part, Shown, Wish};
 use imagetool::mounts::source::{self, Source};
@@ -140,25 +140,30 @@ impl Args {
         let mut shown = shown::find(store, &wish, &plan.scratch)?;
         let mut union = self.union(&shown.lowers, &plan.scratch)?;
         pins.extend(std::mem::take(&mut shown.pins));
-        let server = start(&mut union, &shown, plan, &pins)?;
-        let Some(identity) = server.identity() else {
+        let writable = union.upper.is_some();
+        let image = shown.image.as_ref().map(ToString::to_string);
+        let upper = self.upper.as_deref().map(absolute).transpose()?;
+        let mut record = None;
+        let mut note = |server| {
+            let new = record.insert(MountRecord {
+                id: plan.id.clone(),
+                target: plan.target.clone(),
+                source: plan.source.clone(),
+                writable,
+                server,
+                scratch: Some(plan.scratch.clone()),
+                image: image.clone(),
+                upper: upper.clone(),
+            });
+            records.add(new)
+        };
+        let server = start(&mut union, &shown, plan, &pins, &mut note).inspect_err(|_| {
+            let _ = std::fs::remove_file(records.path_of(&plan.id));
+        })?;
+        let Some(record) = record else {
             server.finish()?;
             bail!("the mount program ended at once");
         };
-        let record = MountRecord {
-            id: plan.id.clone(),
-            target: plan.target.clone(),
-            source: plan.source.clone(),
-            writable: union.upper.is_some(),
-            server: identity,
-            scratch: Some(plan.scratch.clone()),
-            image: shown.image.map(|id| id.to_string()),
-            upper: self.upper.as_deref().map(absolute).transpose()?,
-        };
-        if let Err(error) = records.add(&record) {
-            server.finish()?;
-            return Err(error.into());
-        }
         if shown.is_archive {
             bound_cache(store);
         }
@@ -216,14 +221,20 @@ impl Args {
 
 /// Starts the server. When a merged index was deleted before it was opened, since its image was removed, the layers take
 /// its place, which are pinned.
-fn start(union: &mut Union, shown: &Shown, plan: &Plan, pins: &Pins) -> Result<Server, MountError> {
+fn start(
+    union: &mut Union,
+    shown: &Shown,
+    plan: &Plan,
+    pins: &Pins,
+    note: &mut dyn FnMut(ProcessIdentity) -> Result<(), MountError>,
+) -> Result<Server, MountError> {
     let log = plan.scratch.join("ufs.log");
-    let started = Server::start_holding(union, &plan.target, &log, pins);
+    let started = Server::start_noted(union, &plan.target, &log, pins, note);
     let is_gone = |lower: &Lower| matches!(lower, Lower::Index { path, .. } if !path.exists());
     match started {
         Err(MountError::Refused { .. }) if !shown.apart.is_empty() && union.lowers.iter().any(is_gone) => {
             union.lowers.clone_from(&shown.apart);
-            Server::start_holding(union, &plan.target, &log, pins)
+            Server::start_noted(union, &plan.target, &log, pins, note)
         }
         started => started,
     }

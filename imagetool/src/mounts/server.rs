@@ -36,11 +36,18 @@ pub struct Server {
 impl Server {
     /// Mounts the union at `target` and returns once the tree answers. What the server has to say goes to `log`.
     pub fn start(union: &Union, target: &Path, log: &Path) -> Result<Self, MountError> {
-        Self::start_holding(union, target, log, &Pins::none())
+        Self::start_noted(union, target, log, &Pins::none(), &mut |_| Ok(()))
     }
 
-    /// As [`Server::start`]; the server holds the pins as long as it lives.
-    pub fn start_holding(union: &Union, target: &Path, log: &Path, pins: &Pins) -> Result<Self, MountError> {
+    /// As [`Server::start`]; the server holds the pins as long as it lives, and `note` is told of it before it is
+    /// waited for: should this process be killed, there is no mount that nobody knows of.
+    pub fn start_noted(
+        union: &Union,
+        target: &Path,
+        log: &Path,
+        pins: &Pins,
+        note: &mut dyn FnMut(ProcessIdentity) -> Result<(), MountError>,
+    ) -> Result<Self, MountError> {
         check_fuse()?;
         let path = super::find_program("shale-ufs", "SHALE_UFS")?;
         let output = File::create(log).map_err(MountError::io("create", log))?;
@@ -65,7 +72,11 @@ impl Server {
             target: target.to_owned(),
             log: log.to_owned(),
         };
-        server.wait_for_mount(before).inspect_err(|_| server.kill())?;
+        // One that has ended already tells why while it is waited for.
+        let noted = server.identity().map_or(Ok(()), note);
+        noted
+            .and_then(|()| server.wait_for_mount(before))
+            .inspect_err(|_| server.kill())?;
         Ok(server)
     }
 

@@ -1,7 +1,8 @@
 //! `shale mount` and `shale umount`.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -118,6 +119,36 @@ fn a_dead_server_is_cleaned_up_after() {
     });
     assert_eq!(shale.call(&["mount"]).ok().lines().count(), 1);
     assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    shale.assert_clean();
+}
+
+#[test]
+fn a_mount_whose_command_was_killed_is_known() {
+    let Some(shale) = Shale::root() else { return };
+    let (top, _, target) = layers(&shale);
+    let place = target.to_str().unwrap();
+    let ufs = Path::new(env!("CARGO_BIN_EXE_shale")).with_file_name("shale-ufs");
+    let slow = shale.path("slow-ufs");
+    let script = format!("#!/bin/sh\nsleep 0.5\nexec {} \"$@\"\n", ufs.display());
+    fs::write(&slow, script).unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut mounting = shale
+        .command(&["mount", &top, place])
+        .env("SHALE_UFS", &slow)
+        .spawn()
+        .unwrap();
+    wait_until("the server to be noted", || {
+        shale.call(&["mount"]).ok().contains(place)
+    });
+    mounting.kill().unwrap();
+    mounting.wait().unwrap();
+    wait_until("the mount to be there", || target.join("both").exists());
+    let again = shale.call(&["mount", &top, place]);
+    assert!(again.stderr.contains("already mounted"), "{again:?}");
+    shale.call(&["umount", place]).ok();
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 0);
+    shale.call(&["mount", &top, place]).ok();
+    shale.call(&["umount", place]).ok();
     shale.assert_clean();
 }
 
