@@ -258,6 +258,10 @@ fn free_target(records: &Records, target: &Path) -> anyhow::Result<PathBuf> {
     if !target.is_dir() {
         bail!("mount point {} is not a directory", target.display());
     }
+    if target.parent().is_none() {
+        // It would lie over the root of all and be seen by nobody.
+        bail!("/ is no place to mount at: name a directory below it");
+    }
     if let Some(holder) = living.iter().find(|record| record.target == target) {
         bail!(
             "{} is already mounted there ({}): run `shale umount {0}` first",

@@ -207,6 +207,10 @@ pub fn unmount(target: &Path, lazy: bool) -> Result<(), MountError> {
     } else {
         MntFlags::empty()
     } | MntFlags::UMOUNT_NOFOLLOW;
+    if target.parent().is_none() {
+        // No mount of ours: this would detach the machine's own root, or make it read-only.
+        return Err(MountError::io("unmount", target)(Errno::EBUSY.into()));
+    }
     match umount2(target, flags) {
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
         Err(Errno::EBUSY) => Err(MountError::Busy(target.to_owned())),

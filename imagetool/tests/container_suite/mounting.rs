@@ -123,6 +123,27 @@ fn a_dead_server_is_cleaned_up_after() {
 }
 
 #[test]
+fn nothing_is_mounted_over_the_root() {
+    let Some(shale) = Shale::root() else { return };
+    let (top, _, _) = layers(&shale);
+    // should it be: in a namespace that ends with the test
+    let script = "exec timeout 20 \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_shale"));
+    command
+        .args(["mount", &top, "/"])
+        .env("SHALE_ROOT", shale.store());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && said.contains("no place"),
+        "{output:?}"
+    );
+    shale.assert_clean();
+}
+
+#[test]
 fn a_mount_whose_command_was_killed_is_known() {
     let Some(shale) = Shale::root() else { return };
     let (top, _, target) = layers(&shale);

@@ -207,6 +207,8 @@ fn check_mountpoint(path: &Path) -> Result<(), SetupError> {
         source,
     };
     match std::fs::metadata(path) {
+        // Over the root of all, the mount would be seen by nobody, and its end would unmount what lies below.
+        Ok(_) if path.canonicalize().is_ok_and(|path| path.parent().is_none()) => Err(open(Errno::BUSY)),
         Ok(found) if found.is_dir() => Ok(()),
         Ok(_) => Err(open(Errno::NOTDIR)),
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
@@ -219,4 +221,18 @@ fn check_mountpoint(path: &Path) -> Result<(), SetupError> {
 fn fusermount_is_there() -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths).any(|dir| dir.join("fusermount3").exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_of_all_is_no_mountpoint() {
+        for path in ["/", "/proc/.."] {
+            let refused = check_mountpoint(Path::new(path));
+            assert!(matches!(refused, Err(SetupError::Open { .. })), "{path}");
+        }
+        assert!(check_mountpoint(&std::env::temp_dir()).is_ok());
+    }
 }
