@@ -23,6 +23,8 @@ mod config;
 mod credentials;
 mod environment;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod host;
 mod login;
 mod proxy;
