@@ -12,6 +12,7 @@
 pub mod contents;
 pub mod members;
 pub(crate) mod path;
+mod pieces;
 pub mod recipe;
 pub mod stream;
 pub mod writer;
