@@ -70,7 +70,7 @@ pub fn commit(
             .sum();
         let bar = progress.bytes("committing", Some(total));
         staging.expect(total);
-        let in_use = record.status == ContainerStatus::Running;
+        let in_use = record.status != ContainerStatus::Exited;
         Some(layer::make(&staging, &snapshot, &changes, in_use, &bar)?)
     };
     let (mut layers, mut layer_blobs) = match &parent {

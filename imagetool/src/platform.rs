@@ -30,6 +30,8 @@ pub struct Wanted {
 #[error("{0:?} is no platform: write OS/ARCH or OS/ARCH/VARIANT, as in linux/arm64")]
 pub struct PlatformError(String);
 
+/// So many platforms of an index are named in a message.
+const OFFERED_MAX: usize = 50;
 /// Operating systems that a platform of one word may name.
 const SYSTEMS: [&str; 8] = [
     "linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "aix",
@@ -137,9 +139,14 @@ impl Wanted {
     pub fn offered(index: &Index) -> Vec<String> {
         let mut all = Vec::new();
         for platform in index.manifests.iter().filter_map(|entry| entry.platform.as_ref()) {
-            let text = Self::from(platform).to_string();
+            // it comes from anybody, and goes to a terminal
+            let text = Self::from(platform).to_string().escape_debug().to_string();
             if platform.os != "unknown" && !all.contains(&text) {
                 all.push(text);
+            }
+            if all.len() == OFFERED_MAX {
+                all.push("…".to_owned());
+                break;
             }
         }
         all

@@ -53,6 +53,7 @@ use credentials::CredentialStore;
 use host::{Host, Shared};
 use proxy::Proxies;
 use transport::{Insecure, Transport};
+use url::{Origin, Scheme};
 
 use crate::reference::Reference;
 
@@ -91,7 +92,7 @@ impl Registries {
     /// As [`Registries::from_environment`], with another environment than the process's.
     pub fn new(options: &Options, environment: &Environment) -> Result<Self, RegistryError> {
         let configuration = Configuration::read(environment)?;
-        let mut hosts = configuration.insecure_hosts();
+        let mut hosts = Vec::new();
         for named in &options.insecure {
             let host = credentials::host_of(named).to_ascii_lowercase();
             if !host::is_host(&host) {
@@ -131,8 +132,20 @@ impl Registries {
     }
 
     fn repository(&self, place: &Place) -> Repository {
+        if place.insecure {
+            self.shared.transport.allow_insecure(place.endpoint());
+        }
         let host = self.host(&place.domain, place.endpoint());
         Repository::new(&place.path, host, self.shared.clone())
+    }
+
+    /// Lets a host that is asked without a name be insecure, where the configuration says so.
+    fn allow_configured(&self, endpoint: &str) {
+        let hosts = self.configuration.insecure_hosts();
+        let origin = Origin::new(Scheme::Https, endpoint);
+        if origin.is_ok_and(|origin| Insecure { hosts }.covers(&origin.host, origin.port)) {
+            self.shared.transport.allow_insecure(endpoint);
+        }
     }
 
     /// One value per host, so that tokens and the first contact are shared.

@@ -472,7 +472,8 @@ fn what_is_mounted_outlives_removal() {
     let in_place = Mounted::new(&shale, &[&text(&path)]);
     let unused = shale.path("unused.tar.gz");
     fs::write(&unused, gzip(&tar(&bottom()))).unwrap();
-    drop(Mounted::new(&shale, &[&text(&unused)]));
+    // waits for the server, which holds what it serves: a lazy unmount does not
+    shale.ok(["umount", &text(&Mounted::new(&shale, &[&text(&unused)]).at)]);
     let kept = || fs::read_dir(shale.root().join("archives")).unwrap().count();
     let before = kept();
     shale.run(["rmi", "a:1"]);

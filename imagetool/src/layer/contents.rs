@@ -275,7 +275,10 @@ impl Contents {
             copy_to(&mut sink, file, size_bytes)?;
             sink.finish(size_bytes)?;
         }
+        // of a reflink, the length that the file had then
+        let metadata = object.metadata().map_err(StoreError::io("look at", &unnamed.0))?;
         let bytes = Bytes::Object(unnamed);
+        let size_bytes = metadata.len();
         Ok(Some(Copied { bytes, size_bytes }))
     }
 

@@ -17,14 +17,18 @@ use std::time::Duration;
 
 use super::source::{Open, Source};
 use crate::digest::Digest;
-use crate::ingest::ingest_unkept;
+use crate::error::ImageError;
+use crate::ingest::{diff_id_of, ingest_unkept};
 use crate::manifest::{Descriptor, Manifest};
-use crate::registry::Repository;
+use crate::registry::{Blob, Repository};
 use crate::store::{Download, StagedBlob, StagedLayer, Staging, Store};
 use crate::transfer::{Board, Row, TransferError};
 
 /// How long to wait before another process is asked again for its download.
 const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// So many addresses of a foreign layer are tried.
+const ADDRESSES_MAX: usize = 4;
 
 /// All layers, ready to be published.
 #[derive(Debug, Default)]
@@ -140,6 +144,16 @@ impl<'a> Fetcher<'a> {
         if blob == diff_id {
             return Ok(None);
         }
+        if self.store.has_blob(blob) && !self.store.is_blob_of(blob, diff_id)? {
+            let what = format!("layer {}", blob.short());
+            let file = self.store.open_blob(blob)?;
+            let (found, _) = diff_id_of(&what, file)?;
+            if found != *diff_id {
+                return Err(TransferError::Invalid(format!(
+                    "{what}: the content has the diff id {found}, the configuration says {diff_id}"
+                )));
+            }
+        }
         Ok(self.staging.link_blob(self.store, blob, descriptor.size_bytes)?)
     }
 
@@ -166,9 +180,8 @@ impl<'a> Fetcher<'a> {
         let outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
         // in the order in which they ended: the first failure is the one that stopped the others
         let done: Result<Vec<Outcome>, TransferError> = outcomes.into_iter().collect();
-        let done = done?;
         locked?;
-        Ok(done)
+        done
     }
 
     /// Takes the locks of all downloads, and hands out the layers: the largest first, so that none is left to be waited
@@ -255,6 +268,9 @@ impl<'a> Fetcher<'a> {
             if let Some(error) = source.take_error() {
                 return Err(error);
             }
+            if let Err(error @ ImageError::Store(_)) = ingested {
+                return Err(error.into()); // what was downloaded is as good as before
+            }
             // whatever the bytes are good for: first it counts whether they are the right ones
             let found = source.finish()?;
             if found != job.blob {
@@ -302,22 +318,29 @@ impl<'a> Fetcher<'a> {
     /// Opens a layer at the first source that has it.
     fn open(&self, job: &Job<'_>, offset: u64) -> Result<Box<dyn Read + Send>, TransferError> {
         let expected_bytes = job.descriptor.size_bytes;
+        let fits = |blob: &Blob| blob.total_bytes().is_none_or(|total| total == expected_bytes);
+        let elsewhere = match job.descriptor.is_foreign() {
+            true => &job.descriptor.urls[..job.descriptor.urls.len().min(ADDRESSES_MAX)],
+            false => &[],
+        };
         let ask = |source: &Repository| {
-            for address in &job.descriptor.urls {
+            for address in elsewhere {
                 match source.blob_at(address, &job.blob, offset) {
-                    Ok(blob) => return Ok(blob),
+                    Ok(blob) if fits(&blob) => return Ok(blob),
+                    Ok(_) => tracing::debug!("{address} has something of another size"),
                     Err(error) => tracing::debug!("{error}"),
                 }
             }
             source.blob(&job.blob, offset)
         };
         let blob = super::first_of(self.sources, ask)?;
-        match blob.total_bytes() {
-            Some(total) if total != expected_bytes => Err(TransferError::Invalid(format!(
-                "layer {}: the registry has {total} bytes, the manifest says {expected_bytes}",
-                job.blob.short()
+        match fits(&blob) {
+            true => Ok(Box::new(blob)),
+            false => Err(TransferError::Invalid(format!(
+                "layer {}: the registry has {} bytes, the manifest says {expected_bytes}",
+                job.blob.short(),
+                blob.total_bytes().unwrap_or_default()
             ))),
-            _ => Ok(Box::new(blob)),
         }
     }
 }

@@ -128,22 +128,25 @@ impl Configuration {
         Ok(())
     }
 
-    /// The hosts that may be insecure (`HOST[:PORT]` or `*.DOMAIN`).
+    /// The hosts that may be insecure as a whole (`HOST[:PORT]` or `*.DOMAIN`), for who asks for no name.
     pub(super) fn insecure_hosts(&self) -> Vec<String> {
-        let host = |location: &str| location.split('/').next().unwrap_or_default().to_owned();
         let mut hosts = Vec::new();
         for entry in &self.registries {
             if entry.insecure {
-                let location = match entry.location.is_empty() {
+                hosts.push(match entry.location.is_empty() {
                     true => &entry.prefix,
                     false => &entry.location,
-                };
-                hosts.push(host(location));
+                });
             }
             let mirrors = entry.mirrors.iter().filter(|mirror| mirror.insecure);
-            hosts.extend(mirrors.map(|mirror| host(&mirror.location)));
+            hosts.extend(mirrors.map(|mirror| &mirror.location));
         }
+        // what holds for a path does not hold for all of its host
         hosts
+            .into_iter()
+            .filter(|location| !location.contains('/'))
+            .cloned()
+            .collect()
     }
 }
 

@@ -83,7 +83,7 @@ impl Host {
         let asked = Asked::of_registry(&self.endpoint, "connect to");
         let wrong = |problem: String| asked.wrong(problem);
         let secure = Origin::new(Scheme::Https, &self.endpoint).map_err(wrong)?;
-        if !shared.transport.insecure().covers(&secure.host, secure.port) {
+        if !shared.transport.is_insecure(&secure.host, secure.port) {
             return ping(shared, secure, &asked, None);
         }
         match ping(
@@ -129,6 +129,7 @@ impl Host {
             return finished(answer, call.asked);
         }
         let challenges = challenges(&answer);
+        self.learn(&challenges);
         let again = match challenges.is_empty() {
             true => None,
             false => {
@@ -149,6 +150,16 @@ impl Host {
             return finished(answer, call.asked);
         }
         Err(self.denied(shared, answer, call.asked, repository))
+    }
+
+    /// A host that lets everybody read asks only when something is written: from then on it is not asked twice.
+    fn learn(&self, challenges: &[Challenge]) {
+        let mut known = self.contact.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(contact) = &mut *known
+            && contact.challenges.is_empty()
+        {
+            contact.challenges = challenges.to_vec();
+        }
     }
 
     /// What to do about a refusal depends on whether one is logged in.

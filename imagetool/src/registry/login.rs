@@ -88,6 +88,7 @@ impl Registries {
     /// Asks the registry whether credentials are right; gives the refresh token it may offer.
     fn verify(&self, server: &Server, credentials: &Credentials) -> Result<Option<Secret>, RegistryError> {
         let asked = Asked::of_registry(&server.domain, "log in to");
+        self.allow_configured(server.endpoint());
         let host = Arc::new(Host::new(&server.domain, server.endpoint()));
         let contact = host.contact(&self.shared)?;
         let of_kind = |kind: &str| {
@@ -98,22 +99,29 @@ impl Registries {
         };
         let mut refresh = None;
         let authorization = match (of_kind("bearer"), of_kind("basic"), credentials) {
-            (Some(_), _, Credentials::Bearer(token)) => bearer(token),
+            (Some(_), _, Credentials::Bearer(token)) => Some(bearer(token)),
             (Some(challenge), _, _) => {
                 let transport = &self.shared.transport;
                 let server = TokenServer::new(transport, challenge, contact.origin.scheme, &asked)?;
                 let token = server.token(&[], Some(credentials), true)?;
                 refresh = token.refresh;
-                bearer(&token.secret)
+                Some(bearer(&token.secret))
             }
-            (None, Some(_), Credentials::Password { user, password }) => basic(user, password),
-            // nobody asks
-            (None, None, _) if contact.challenges.is_empty() => return Ok(None),
+            (None, Some(_), Credentials::Password { user, password }) => Some(basic(user, password)),
+            // nobody asks; whether it is a registry at all is seen below
+            (None, None, _) if contact.challenges.is_empty() => None,
             _ => return Err(asked.wrong("the registry does not take credentials of this kind")),
         };
         let url = Url::at(contact.origin, "/v2/").map_err(|problem| asked.wrong(problem))?;
         let call = Call::get(url, &asked);
-        let answer = self.shared.transport.send(&call, Some(authorization.reveal()))?;
+        let authorization = authorization.as_ref().map(Secret::reveal);
+        let answer = self.shared.transport.send(&call, authorization)?;
+        if answer.url.origin != call.url.origin {
+            return Err(asked.wrong(format!(
+                "it leads elsewhere ({}): this is no registry",
+                answer.url
+            )));
+        }
         match answer.status {
             200..=299 => Ok(refresh),
             401 => Err(RegistryError::Denied {

@@ -78,6 +78,7 @@ impl Registries {
     /// Asks the old search; `None` where there is none.
     fn search_v1(&self, domain: &str, term: &str, limit: usize) -> Result<Option<Vec<Found>>, RegistryError> {
         let asked = Asked::of_registry(domain, "search");
+        self.allow_configured(domain);
         let host = self.host(domain, domain);
         let origin = host.contact(&self.shared)?.origin;
         let url = Url::at(origin, "/v1/search")
@@ -134,6 +135,7 @@ impl Registries {
             repositories: Option<Vec<String>>,
         }
         let asked = Asked::of_registry(domain, "list the repositories of");
+        self.allow_configured(domain);
         let host = self.host(domain, domain);
         let origin = host.contact(&self.shared)?.origin;
         let mut url =

@@ -162,9 +162,10 @@ impl<'a> TokenServer<'a> {
         ];
         let pairs = pairs.map(|(key, value)| format!("{key}={}", encode(value)));
         let form = pairs.join("&");
-        let call = Call::new(Method::POST, self.realm.clone(), self.asked)
+        let mut call = Call::new(Method::POST, self.realm.clone(), self.asked)
             .header("content-type", "application/x-www-form-urlencoded")
             .payload(Payload::Bytes(form.as_bytes()));
+        call.stays = true;
         self.parse(self.transport.send(&call, None)?)
     }
 

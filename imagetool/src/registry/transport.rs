@@ -74,6 +74,8 @@ pub(super) struct Call<'a> {
     pub(super) asked: &'a Asked,
     /// The limit between two reads, where it is not the usual one.
     pub(super) stall: Option<Duration>,
+    /// Whether what is sent is for this origin alone.
+    pub(super) stays: bool,
 }
 
 impl<'a> Call<'a> {
@@ -89,6 +91,7 @@ impl<'a> Call<'a> {
             payload: Payload::None,
             asked,
             stall: None,
+            stays: false,
         }
     }
 
@@ -147,7 +150,7 @@ impl Answer {
 pub(super) struct Transport {
     certificates: Certificates,
     proxies: Proxies,
-    insecure: Insecure,
+    insecure: Mutex<Insecure>,
     /// The limit between two reads.
     pub(super) stall: Duration,
     agents: Mutex<HashMap<Origin, Agent>>,
@@ -163,14 +166,22 @@ impl Transport {
         Self {
             certificates,
             proxies,
-            insecure,
+            insecure: Mutex::new(insecure),
             stall,
             agents: Mutex::default(),
         }
     }
 
-    pub(super) fn insecure(&self) -> &Insecure {
-        &self.insecure
+    /// Whether plain HTTP and unknown certificates will do for a host.
+    pub(super) fn is_insecure(&self, host: &str, port: u16) -> bool {
+        let insecure = self.insecure.lock().unwrap_or_else(PoisonError::into_inner);
+        insecure.covers(host, port)
+    }
+
+    /// Lets a host (`HOST[:PORT]`) be insecure from now on.
+    pub(super) fn allow_insecure(&self, host: &str) {
+        let mut insecure = self.insecure.lock().unwrap_or_else(PoisonError::into_inner);
+        insecure.hosts.push(host.to_owned());
     }
 
     fn agent(&self, origin: &Origin) -> Result<Agent, RegistryError> {
@@ -198,7 +209,7 @@ impl Transport {
             .max_idle_connections_per_host(IDLE_LIMIT)
             .proxy(proxy);
         if origin.scheme == Scheme::Https {
-            let verify = !self.insecure.covers(&origin.host, origin.port);
+            let verify = !self.is_insecure(&origin.host, origin.port);
             builder = builder.tls_config(self.certificates.tls(origin, verify)?);
         }
         let agent = builder.build().new_agent();
@@ -237,6 +248,11 @@ impl Transport {
                 return Err(asked.wrong(format!("{url} leads from HTTPS to plain HTTP ({next})")));
             }
             if next.origin != url.origin {
+                if call.stays {
+                    return Err(asked.wrong(format!(
+                        "{url} leads to another host ({next}) where a secret is sent"
+                    )));
+                }
                 authorization = None;
             }
             tracing::debug!("{url} leads to {next}");

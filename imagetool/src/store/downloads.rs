@@ -55,10 +55,13 @@ impl Store {
                 Err(fs::TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
             }
             let own = file.metadata().map_err(StoreError::io("look at", &path))?;
+            // one that was published, by somebody who was killed then: what is a blob now must not change any more
+            if own.nlink() > 1 {
+                fs::remove_file(&path).map_err(StoreError::io("delete", &path))?;
+                continue;
+            }
             // the one who had it may have deleted it meanwhile
-            if let Ok(there) = path.symlink_metadata()
-                && (own.dev(), own.ino()) == (there.dev(), there.ino())
-            {
+            if is_at(&file, &path) {
                 return Ok(Some(Download {
                     file,
                     path,
@@ -91,7 +94,7 @@ impl Store {
         for entry in fs::read_dir(&folder).map_err(StoreError::io("read", &folder))? {
             let path = entry.map_err(StoreError::io("read", &folder))?.path();
             let Ok(file) = File::open(&path) else { continue };
-            if file.try_lock().is_err() || !is_old(&path) {
+            if file.try_lock().is_err() || !is_old(&path) || !is_at(&file, &path) {
                 continue;
             }
             freed_bytes += disk::of_file(&path).map_err(StoreError::io("look at", &path))?;
@@ -104,6 +107,15 @@ impl Store {
         }
         Ok(freed_bytes)
     }
+}
+
+/// Whether a path still leads to an open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = file.metadata().and_then(|own| {
+        let there = path.symlink_metadata()?;
+        Ok((own.dev(), own.ino()) == (there.dev(), there.ino()))
+    });
+    same.unwrap_or(false)
 }
 
 impl Download {

@@ -136,7 +136,7 @@ impl Store {
 pub(super) fn sync_file_system(staging: &Staging) -> Result<(), StoreError> {
     let path = staging.path();
     let mut few = Vec::new();
-    if list_few(path, &mut few).map_err(StoreError::io("read", path))? {
+    if !staging.sync_has_failed() && list_few(path, &mut few).map_err(StoreError::io("read", path))? {
         for path in few {
             File::open(&path)
                 .and_then(|file| file.sync_all())

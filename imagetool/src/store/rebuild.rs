@@ -38,7 +38,14 @@ impl Store {
                 size_bytes: metadata.len(),
                 path,
             };
-            let ingested = ingest_staged(&staging, &what, &blob)?;
+            let ingested = match ingest_staged(&staging, &what, &blob) {
+                Ok(ingested) => ingested,
+                Err(error @ ImageError::Store(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!("{what}: blob {}: {error}", blob.digest);
+                    continue;
+                }
+            };
             if ingested.layer.diff_id != *diff_id {
                 tracing::warn!("{what}: blob {} is damaged", blob.digest);
                 continue;

@@ -292,11 +292,16 @@ impl Store {
             return Ok(());
         }
         let path = self.layer_path(diff_id);
-        if let Ok(lock) = File::open(&path) {
-            if lock.try_lock().is_err() {
-                return Ok(());
+        match File::open(&path) {
+            Ok(lock) => {
+                if lock.try_lock().is_err() {
+                    return Ok(());
+                }
+                trash.locks.push(lock);
             }
-            trash.locks.push(lock);
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // whether somebody needs it is not known
+            Err(error) => return Err(StoreError::io("open", &path)(error)),
         }
         origins::delete_layer(transaction, &key)?;
         if transaction.execute("DELETE FROM layers WHERE diff_id = ?1", [&key])? > 0 {

@@ -97,6 +97,7 @@ impl Staging {
                 step_bytes: AtomicU64::new(SYNC_AHEAD_BYTES),
                 unsynced_bytes: AtomicU64::new(0),
                 busy: Arc::default(),
+                failed: Arc::default(),
             },
             last: AtomicBool::new(false),
             trace: AtomicBool::new(false),
@@ -106,6 +107,11 @@ impl Staging {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether something could not be written, which only [`Staging::sync_all`] tells of.
+    pub(super) fn sync_has_failed(&self) -> bool {
+        self.ahead.failed.load(Ordering::Relaxed) || self.ahead.busy.load(Ordering::Acquire)
     }
 
     /// Writes the whole file system to disk, and tells of what could not be written since this work began.
@@ -255,6 +261,8 @@ struct SyncAhead {
     unsynced_bytes: AtomicU64,
     /// Whether a sync is under way. One is enough.
     busy: Arc<AtomicBool>,
+    /// Whether one failed: then files that are opened anew may not tell of it any more.
+    failed: Arc<AtomicBool>,
 }
 
 impl SyncAhead {
@@ -264,11 +272,13 @@ impl SyncAhead {
             return;
         }
         self.unsynced_bytes.store(0, Ordering::Relaxed);
-        let busy = self.busy.clone();
+        let (busy, failed) = (self.busy.clone(), self.failed.clone());
         // A descriptor of its own, so that it takes no error of writing away from the sync that counts.
         let sync = File::open(folder).and_then(|folder| {
             let work = move || {
-                let _ = nix::unistd::syncfs(&folder);
+                if nix::unistd::syncfs(&folder).is_err() {
+                    failed.store(true, Ordering::Relaxed);
+                }
                 busy.store(false, Ordering::Release);
             };
             std::thread::Builder::new().spawn(work)

@@ -14,6 +14,8 @@ pub(in crate::registry) struct Place {
     pub(in crate::registry) domain: String,
     /// The repository's path.
     pub(in crate::registry) path: String,
+    /// Whether its entry allows plain HTTP and unknown certificates.
+    pub(in crate::registry) insecure: bool,
 }
 
 impl Place {
@@ -42,7 +44,7 @@ impl Configuration {
         let mirrors = entry.mirrors.iter().filter(|mirror| fits(mirror.when));
         let mut places = Vec::new();
         for mirror in mirrors {
-            places.push(entry.replace(name, &mirror.location)?);
+            places.push(entry.replace(name, &mirror.location, mirror.insecure)?);
         }
         places.push(own);
         Ok(places)
@@ -54,6 +56,7 @@ impl Configuration {
             return Ok(Place {
                 domain: name.domain().to_owned(),
                 path: name.path().to_owned(),
+                insecure: false,
             });
         };
         if entry.blocked {
@@ -62,7 +65,7 @@ impl Configuration {
                 file: entry.file.clone(),
             });
         }
-        entry.replace(name, &entry.location)
+        entry.replace(name, &entry.location, entry.insecure)
     }
 
     /// The entry with the longest prefix that fits.
@@ -85,7 +88,7 @@ fn fits(prefix: &str, name: &str) -> bool {
 
 impl Entry {
     /// The name with a location in the prefix's place.
-    fn replace(&self, name: &Reference, location: &str) -> Result<Place, RegistryError> {
+    fn replace(&self, name: &Reference, location: &str, insecure: bool) -> Result<Place, RegistryError> {
         let whole = format!("{}/{}", name.domain(), name.path());
         let replaced = match (location.is_empty(), self.prefix.starts_with('*')) {
             (true, _) => whole,
@@ -104,10 +107,12 @@ impl Entry {
             Some((domain, path)) if parsed.domain() != domain => Ok(Place {
                 domain: domain.to_owned(),
                 path: path.to_owned(),
+                insecure,
             }),
             _ => Ok(Place {
                 domain: parsed.domain().to_owned(),
                 path: parsed.path().to_owned(),
+                insecure,
             }),
         }
     }
@@ -137,6 +142,10 @@ mod tests {
         [[registry]]
         prefix = "example.com/team/secret"
         blocked = true
+
+        [[registry]]
+        prefix = "example.com/scratch"
+        insecure = true
 
         [[registry]]
         prefix = "*.wild.example"
@@ -199,6 +208,20 @@ mod tests {
         }
         let error = sources("example.com/team/secret:1").unwrap_err();
         assert!(error.to_string().contains("blocked by f.conf"), "{error}");
+    }
+
+    #[test]
+    fn what_is_insecure_is_so_for_its_own_names() {
+        let mut configuration = Configuration::default();
+        configuration.add("f.conf", FILE).unwrap();
+        let insecure = |name: &str| {
+            let places = configuration.sources(&name.parse().unwrap()).unwrap();
+            places.iter().map(|place| place.insecure).collect::<Vec<_>>()
+        };
+        assert_eq!(insecure("example.com/scratch/a:1"), [true]);
+        assert_eq!(insecure("example.com/prod/a:1"), [false]);
+        assert_eq!(insecure("x.wild.example/a"), [true]);
+        assert_eq!(insecure(&format!("x.deep.wild.example/a@{D}")), [true, false]);
     }
 
     #[test]

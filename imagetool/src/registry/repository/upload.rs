@@ -16,7 +16,7 @@ use crate::registry::RegistryError;
 use crate::registry::error::Asked;
 use crate::registry::token::Scope;
 use crate::registry::transport::{Answer, Call, Payload};
-use crate::registry::url::{Url, encode};
+use crate::registry::url::{Scheme, Url, encode};
 
 /// What a registry answered to the wish to mount a blob from another repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,13 +140,18 @@ impl Repository {
     fn upload_parts(&self, sending: &Sending<'_>, part_bytes: u64) -> Result<(), RegistryError> {
         let mut patience = self.patience();
         let mut url = self.take_begun(sending.digest);
-        let mut sent_bytes = 0;
+        let (mut sent_bytes, mut furthest_bytes) = (0, 0);
         let content = Content::new(sending.open);
         loop {
             let outcome = self.next_part(sending, &content, part_bytes, &mut url, &mut sent_bytes);
             match outcome {
                 Ok(true) => return Ok(()),
-                Ok(false) => patience.progress(),
+                // a part that was sent before is no progress: else this might go on for ever
+                Ok(false) if sent_bytes > furthest_bytes => {
+                    furthest_bytes = sent_bytes;
+                    patience.progress();
+                }
+                Ok(false) => {}
                 Err(error) => {
                     // an upload that the registry forgot, or whose parts it counts otherwise, begins anew
                     let lost = matches!(
@@ -250,11 +255,16 @@ fn location(answer: &Answer, asked: &Asked) -> Result<Url, RegistryError> {
     let address = answer
         .header("location")
         .ok_or_else(|| asked.wrong("the registry does not say where the upload goes"))?;
-    answer.url.join(address).map_err(|problem| {
+    let wrong = |problem: String| {
         asked.wrong(format!(
             "the registry says that the upload goes where it cannot: {problem}"
         ))
-    })
+    };
+    let url = answer.url.join(address).map_err(wrong)?;
+    if (answer.url.origin.scheme, url.origin.scheme) == (Scheme::Https, Scheme::Http) {
+        return Err(wrong(format!("from HTTPS to plain HTTP ({url})")));
+    }
+    Ok(url)
 }
 
 /// The bytes a registry has, out of `0-LAST`. An upload without any is told as `0-0`, as is one of a single byte: the

@@ -250,8 +250,9 @@ fn threads_that_read_one_file_in_turn_decompress_it_once() {
         }
     });
     let stats = stats(&place.cache);
-    // a thread that was held up may start anew; without the waiting this is several times the length
-    assert!(stats.plain_bytes <= plain.len() as u64 * 5 / 4, "{stats:?}");
+    // a thread that was held up may start anew, on a busy machine several times; without the waiting all do at every
+    // chunk, which makes several times the length
+    assert!(stats.plain_bytes <= plain.len() as u64 * 2, "{stats:?}");
 }
 
 #[test]
