@@ -1,6 +1,6 @@
 //! What programs do with files once they have them: mappings, locks, pipes, sockets, space.
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
 use shale_tests::fixture::{Fixture, put, text};
 use shale_tests::for_each_union;
 use shale_tests::posix::{self, append, assert_errno, read_all_at_start};
@@ -11,7 +11,9 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Runs a shell script in the root of the union and returns what it printed.
 fn shell(fixture: &Fixture, script: &str) -> String {
@@ -27,7 +29,46 @@ fn shell(fixture: &Fixture, script: &str) -> String {
     )
 }
 
+/// `cp` and not this process: a copy of a descriptor open for writing in the child of another test would make the
+/// program busy.
+fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg("/bin/sleep").arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+fn open_with(path: &Path, flags: OFlags) -> std::io::Result<()> {
+    let opened = rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
+    Ok(opened.map(drop)?)
+}
+
 for_each_union! {
+    /// POSIX open: [ETXTBSY]. Linux knows it for `O_RDONLY | O_TRUNC` only after the file system was asked.
+    fn a_running_program_is_not_emptied(backend) {
+        let fixture = Fixture::new(backend, |lower| copy_program(&lower.join("born")));
+        copy_program(&fixture.at("new"));
+        let expected = std::fs::read("/bin/sleep").unwrap();
+        // The kernel's overlayfs empties what it copies up for such an open before it refuses it.
+        let names: &[&str] = if backend.is_kernel() { &["new"] } else { &["born", "new"] };
+        for name in names {
+            let path = fixture.at(name);
+            let mut program = Command::new(&path).arg("60").spawn().unwrap();
+            for flags in [OFlags::RDONLY | OFlags::TRUNC, OFlags::WRONLY | OFlags::TRUNC, OFlags::RDWR] {
+                assert_errno(open_with(&path, flags), libc::ETXTBSY, &format!("{name} {flags:?}"));
+            }
+            assert!(std::fs::read(&path).unwrap() == expected, "{name} changed");
+            assert!(program.try_wait().unwrap().is_none(), "{name} does not run any more");
+            program.kill().unwrap();
+            program.wait().unwrap();
+            // A FUSE server hears of the end a little later.
+            let end = Instant::now() + Duration::from_secs(10);
+            while let Err(error) = open_with(&path, OFlags::RDONLY | OFlags::TRUNC) {
+                assert!(Instant::now() < end, "{name} stays busy: {error}");
+                std::thread::yield_now();
+            }
+            assert_eq!(path.metadata().unwrap().len(), 0);
+        }
+    }
+
     fn a_shared_mapping_is_written_back(backend) {
         let mut fixture = Fixture::new(backend, |lower| put(lower, "f", vec![b'.'; 10_000]));
         let file = posix::open(&fixture.at("f"), libc::O_RDWR, 0).unwrap();

@@ -28,6 +28,9 @@ pub enum Error {
     /// A directory still has entries.
     #[error("directory not empty")]
     NotEmpty,
+    /// The file is being run as a program.
+    #[error("text file busy")]
+    Running,
     /// There is no upper layer to write to.
     #[error("read-only file system")]
     ReadOnly,
@@ -78,6 +81,7 @@ impl Error {
             Error::NotDirectory => Errno::NOTDIR,
             Error::IsDirectory => Errno::ISDIR,
             Error::NotEmpty => Errno::NOTEMPTY,
+            Error::Running => Errno::TXTBSY,
             Error::ReadOnly => Errno::ROFS,
             // ESTALE makes the kernel look the name up once more, instead of failing the program.
             Error::Stale | Error::UnknownNode(_) => Errno::STALE,

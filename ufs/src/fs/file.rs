@@ -19,6 +19,9 @@ use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Node};
 use crate::upper::copy_up::Depth;
 
+/// The kernel's `FMODE_EXEC` (include/linux/fs.h): `execve(2)` adds it to the flags of its open, and FUSE hands it on.
+const TO_RUN: OFlags = OFlags::from_bits_retain(0x20);
+
 /// All that is open, by handle. 0 is none: the kernel names it where nothing was opened.
 #[derive(Debug, Default)]
 pub struct Handles {
@@ -45,8 +48,18 @@ impl Handles {
 pub(crate) struct FileHandle {
     node: Arc<Node>,
     write: bool,
+    /// Opened by `execve(2)`: open as long as the program runs.
+    runs: bool,
     /// Where its bytes are, and the version of the content that this is.
     current: Mutex<(u32, Data)>,
+}
+
+impl Drop for FileHandle {
+    fn drop(&mut self) {
+        if self.runs {
+            self.node.inode.running.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
 }
 
 /// Where an open file's bytes are.
@@ -76,6 +89,13 @@ impl From<Content> for Data {
     }
 }
 
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy)]
+struct Mode {
+    write: bool,
+    runs: bool,
+}
+
 /// A file just opened.
 #[derive(Debug)]
 pub struct Opened {
@@ -91,7 +111,8 @@ impl Fs {
     /// Opens a regular file. `flags` are those of `open(2)`.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] for writing without an upper, and what the layers answer.
+    /// [`Error::ReadOnly`] for writing without an upper, [`Error::Running`] for emptying a program that runs, and what
+    /// the layers answer.
     pub fn open_file(&self, node: u64, flags: OFlags) -> Result<Opened> {
         let node = self.union.node(node)?;
         let inode = &node.inode;
@@ -105,6 +126,11 @@ impl Fs {
         let access = flags & OFlags::ACCMODE;
         let truncate = flags.contains(OFlags::TRUNC);
         let write = access != OFlags::RDONLY || truncate;
+        // A writer is refused by the kernel before it asks; who only empties the file is refused after we have done it
+        // (do_open in fs/namei.c).
+        if truncate && access == OFlags::RDONLY && inode.running.load(Ordering::Acquire) > 0 {
+            return Err(Error::Running);
+        }
         if write {
             self.union
                 .copy_up(inode, if truncate { Depth::Emptied } else { Depth::Content })?;
@@ -125,7 +151,11 @@ impl Fs {
             }
             Data::Source(source) => (source.size_bytes(), false),
         };
-        let opened = self.register(&node, write, version, data);
+        let mode = Mode {
+            write,
+            runs: flags.contains(TO_RUN),
+        };
+        let opened = self.register(&node, mode, version, data);
         let wish = Wish {
             side,
             write,
@@ -151,18 +181,27 @@ impl Fs {
     pub fn open_new(&self, node: u64, file: OwnedFd) -> Result<Opened> {
         let node = self.union.node(node)?;
         let version = node.inode.content_version.load(Ordering::Acquire);
-        Ok(self.register(&node, true, version, Content::File(file).into()))
+        let mode = Mode {
+            write: true,
+            runs: false,
+        };
+        Ok(self.register(&node, mode, version, Content::File(file).into()))
     }
 
-    fn register(&self, node: &Arc<Node>, write: bool, version: u32, data: Data) -> Opened {
+    fn register(&self, node: &Arc<Node>, mode: Mode, version: u32, data: Data) -> Opened {
+        let Mode { write, runs } = mode;
         let file = match &data {
             Data::File(file) => Some(Arc::clone(file)),
             Data::Source(_) => None,
         };
         let handle = self.handles.fresh();
+        if runs {
+            node.inode.running.fetch_add(1, Ordering::AcqRel);
+        }
         let open = FileHandle {
             node: Arc::clone(node),
             write,
+            runs,
             current: Mutex::new((version, data)),
         };
         self.handles.files.write().insert(handle, Arc::new(open));

@@ -71,6 +71,8 @@ pub(crate) struct Inode {
     pub(crate) content_version: AtomicU32,
     /// Whether a directory has a default ACL: 0 unknown, 1 no, 2 yes.
     pub(crate) default_acl: AtomicU32,
+    /// How many handles are open to run the file as a program.
+    pub(crate) running: AtomicU32,
 }
 
 impl Inode {
@@ -84,6 +86,7 @@ impl Inode {
             entries_version: AtomicU64::new(0),
             content_version: AtomicU32::new(0),
             default_acl: AtomicU32::new(0),
+            running: AtomicU32::new(0),
         }
     }
 
