@@ -6,8 +6,9 @@
 use crate::posix;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -68,6 +69,11 @@ pub struct Entry {
     pub ctime: Option<(i64, i64)>,
 }
 
+/// Longer contents are kept as their hash.
+const BYTES_KEPT_MAX: usize = 4096;
+/// Files are read in pieces of this size.
+const CHUNK_BYTES: usize = 1 << 20;
+
 /// Bytes, or for long ones their hash.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Content {
@@ -81,12 +87,33 @@ impl Content {
     /// Keeps `bytes`, or their hash when they are many.
     #[must_use]
     pub fn new(bytes: Vec<u8>) -> Content {
-        if bytes.len() <= 4096 {
+        if bytes.len() <= BYTES_KEPT_MAX {
             return Content::Bytes(bytes);
         }
         let mut hasher = DefaultHasher::new();
-        bytes.hash(&mut hasher);
+        for chunk in bytes.chunks(CHUNK_BYTES) {
+            hasher.write(chunk);
+        }
         Content::Hash(hasher.finish())
+    }
+
+    /// The same of a file, however large, and its length.
+    fn of_file(path: &Path) -> io::Result<(Content, u64)> {
+        let mut file = File::open(path)?;
+        let mut chunk = Vec::new();
+        file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+        if chunk.len() < CHUNK_BYTES {
+            let len = chunk.len() as u64;
+            return Ok((Content::new(chunk), len));
+        }
+        let (mut hasher, mut len) = (DefaultHasher::new(), 0);
+        while !chunk.is_empty() {
+            hasher.write(&chunk);
+            len += chunk.len() as u64;
+            chunk.clear();
+            file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+        }
+        Ok((Content::Hash(hasher.finish()), len))
     }
 }
 
@@ -145,17 +172,16 @@ impl Snapshot {
         let within = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let meta = path.symlink_metadata().map_err(within)?;
         let kind = Kind::of(meta.file_type());
-        let content = match kind {
-            Kind::File => std::fs::read(path).map_err(within)?,
-            Kind::Symlink => std::fs::read_link(path)
-                .map_err(within)?
-                .as_os_str()
-                .as_bytes()
-                .to_vec(),
-            _ => Vec::new(),
+        let (content, read) = match kind {
+            Kind::File => Content::of_file(path).map_err(within)?,
+            Kind::Symlink => {
+                let target = std::fs::read_link(path).map_err(within)?;
+                (Content::new(target.as_os_str().as_bytes().to_vec()), 0)
+            }
+            _ => (Content::new(Vec::new()), 0),
         };
-        if kind == Kind::File && content.len() as u64 != meta.size() {
-            let (read, size) = (content.len(), meta.size());
+        if kind == Kind::File && read != meta.size() {
+            let size = meta.size();
             return Err(io::Error::other(format!(
                 "{}: {read} bytes read, size {size}",
                 path.display()
@@ -174,7 +200,7 @@ impl Snapshot {
             mode: meta.mode() & 0o7777,
             owner: (meta.uid(), meta.gid()),
             size_bytes: if kind == Kind::Dir { 0 } else { meta.size() },
-            content: Content::new(content),
+            content,
             xattrs,
             nlink: if kind == Kind::Dir && !is_digest {
                 1
