@@ -13,6 +13,7 @@
 //! Environment: `SHALE_TESTS_CASES` and `SHALE_TESTS_SEED` (number and seed of the random cases),
 //! `SHALE_TESTS_NO_SKIP` (skips that are failures), `SHALE_TESTS_SHALE_UFS` (another mount program to test).
 
+pub mod crowd;
 pub mod fixture;
 pub mod image;
 pub mod layers;

@@ -412,9 +412,12 @@ fn mount_kernel(backend: Backend, spec: &MountSpec, mount_point: &Path) -> io::R
 
 fn start_watchdog(pid: i32) -> mpsc::Sender<()> {
     let (sender, receiver) = mpsc::channel::<()>();
+    let crowd_secs = std::env::var(crate::crowd::SECONDS_VARIABLE).ok();
+    let crowd_secs = crowd_secs.and_then(|value| value.parse().ok()).unwrap_or(0);
+    let timeout = WATCHDOG_TIMEOUT + 2 * Duration::from_secs(crowd_secs);
     std::thread::spawn(move || {
-        if receiver.recv_timeout(WATCHDOG_TIMEOUT) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("the server {pid} is killed after {WATCHDOG_TIMEOUT:?}");
+        if receiver.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("the server {pid} is killed after {timeout:?}");
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     });
