@@ -323,9 +323,14 @@ impl fuser::Filesystem for Adapter {
         answer(self.fs.sync(handle.0, datasync), reply);
     }
 
-    /// Directories are listed without a handle. A kernel that can do without asks only once, and then keeps what it
-    /// read of a directory until something in it changes.
+    /// Directories are listed without a handle. Where nothing changes, a kernel that can do without asks only once, and
+    /// then keeps what it read. Where something does, it must not: of two readers at once one may note the version of
+    /// the directory after a change and the other fill in what it read before (fuse_readdir_cached in
+    /// fs/fuse/readdir.c), and a name is missing until the next change.
     fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if !self.fs.is_read_only() {
+            return reply.opened(FileHandle(0), FopenFlags::empty());
+        }
         if self.can_skip_opendir.load(Ordering::Relaxed) {
             return reply.error(fuser::Errno::ENOSYS);
         }
