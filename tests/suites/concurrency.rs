@@ -123,11 +123,13 @@ fn write_large(path: &std::path::Path, mib: u64) {
 }
 
 #[test]
+#[ignore = "a measurement: run it alone, on a quiet machine, with 7 GiB of room"]
 fn a_stat_beside_a_large_copy_up_on_shale_passthrough() {
     a_stat_beside_a_large_copy_up(Backend::ShalePassthrough);
 }
 
 #[test]
+#[ignore = "a measurement: run it alone, on a quiet machine, with 7 GiB of room"]
 fn a_stat_beside_a_large_copy_up_on_shale_plain() {
     a_stat_beside_a_large_copy_up(Backend::ShalePlain);
 }
