@@ -212,6 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn what_was_published_does_not_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let digest = Digest::of(b"abc");
+        let mut download = store.take_download(&digest).unwrap().unwrap();
+        download.write_all(b"abc").unwrap();
+        let staging = store.stage("pull").unwrap();
+        let blob = download.stage(&staging, &digest).unwrap();
+        drop(download); // killed before it could delete it
+        let mut again = store.take_download(&digest).unwrap().unwrap();
+        assert_eq!(again.length_bytes(), 0);
+        again.write_all(b"other").unwrap();
+        again.restart().unwrap();
+        assert_eq!(fs::read(&blob.path).unwrap(), b"abc");
+    }
+
+    #[test]
     fn what_nobody_wants_goes() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();

@@ -52,6 +52,33 @@ fn config(shale: &Shale) -> String {
 }
 
 #[test]
+fn a_login_needs_a_registry() {
+    let Some(registry) = Registry::start(&Setup::default()) else {
+        return;
+    };
+    let elsewhere = Proxy::start(&registry.address(), |_| Fault::Pass);
+    let answers = [
+        (
+            Fault::Answer(404, Vec::new(), Vec::new()),
+            "there is no such thing",
+        ),
+        (
+            Fault::redirect(&format!("http://{}/v2/", elsewhere.address())),
+            "this is no registry",
+        ),
+    ];
+    for (answer, told) in answers {
+        let proxy = Proxy::start(&registry.address(), move |_| answer.clone());
+        let shale = Shale::new();
+        let words = ["login", "-u", "me", "--password-stdin", &proxy.address()];
+        let (status, out, err) = texts(&run(&shale, &words, "a-secret"));
+        assert_eq!((status, out.as_str()), (1, ""), "{err}");
+        assert!(err.contains(told) && !err.contains("a-secret"), "{err}");
+        assert_eq!(config(&shale), "");
+    }
+}
+
+#[test]
 fn a_login_is_tried_and_kept() {
     if !needs("htpasswd") {
         return;
