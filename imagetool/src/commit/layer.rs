@@ -75,19 +75,25 @@ enum Outcome {
     None,
     /// The file is gone.
     Gone,
-    /// Taken; `None` for an empty file.
-    Taken(Option<Taken>, Moment),
+    /// What it holds.
+    Taken(Body, Moment),
+}
+
+/// What a regular file holds.
+enum Body {
+    /// Hashed; `None` for an empty file.
+    Hashed(Option<Taken>),
     /// Copied, to be hashed together with the stream.
-    Copied(Copied, Moment),
+    Copied(Copied),
 }
 
 impl Outcome {
     /// The size of the file that it holds.
     fn size_bytes(&self) -> u64 {
         match self {
-            Self::None | Self::Gone | Self::Taken(None, _) => 0,
-            Self::Taken(Some(taken), _) => taken.size_bytes(),
-            Self::Copied(copied, _) => copied.size_bytes(),
+            Self::None | Self::Gone | Self::Taken(Body::Hashed(None), _) => 0,
+            Self::Taken(Body::Hashed(Some(taken)), _) => taken.size_bytes(),
+            Self::Taken(Body::Copied(copied), _) => copied.size_bytes(),
         }
     }
 }
@@ -154,21 +160,20 @@ fn take(
             let taken = contents
                 .take(&mut Hashed::new(content.into_reader()), size_bytes, None)
                 .map_err(failed)?;
-            return Ok(Outcome::Taken(taken, Moment::whole(size_bytes)));
+            return Ok(Outcome::Taken(Body::Hashed(taken), Moment::whole(size_bytes)));
         }
     };
     if !in_use {
         let moment = Moment::at_rest(&file).map_err(|error| failed(LayerError::Read(error)))?;
-        if moment.is_all_hole() {
-            return Ok(Outcome::Taken(None, moment));
-        }
-        if moment.is_sparse() {
-            return Ok(Outcome::Taken(contents.take_file(&file).map_err(failed)?, moment));
-        }
-        return Ok(match contents.copy(&file).map_err(failed)? {
-            Some(copied) => Outcome::Copied(copied, moment),
-            None => Outcome::Taken(None, moment),
-        });
+        let body = if moment.is_all_hole() {
+            Body::Hashed(None)
+        } else if moment.is_sparse() {
+            Body::Hashed(contents.take_file(&file).map_err(failed)?)
+        } else {
+            let copied = contents.copy(&file).map_err(failed)?;
+            copied.map_or(Body::Hashed(None), Body::Copied)
+        };
+        return Ok(Outcome::Taken(body, moment));
     }
     let read = |file: &File| -> Result<_, LayerError> {
         let unstaged = contents.read_file(file)?;
@@ -180,7 +185,7 @@ fn take(
     moment.warn(&entry.shown());
     let unstaged = unstaged.filter(|_| !moment.is_all_hole());
     let taken = unstaged.map(|unstaged| contents.stage(unstaged)).transpose()?;
-    Ok(Outcome::Taken(taken, moment))
+    Ok(Outcome::Taken(Body::Hashed(taken), moment))
 }
 
 /// The layer as far as it has come.
@@ -217,17 +222,15 @@ impl Maker<'_> {
             }
             outcome => outcome,
         };
-        let (moment, body) = match outcome {
-            Outcome::None | Outcome::Gone => return Ok(()),
-            Outcome::Taken(taken, moment) => (moment, Body::Taken(taken)),
-            Outcome::Copied(copied, moment) => (moment, Body::Copied(copied)),
+        let Outcome::Taken(body, moment) = outcome else {
+            return Ok(());
         };
         let member = moment.apply(entry.member.clone(), entry.change);
         if moment.is_same_file(entry.change) {
             self.names.written(at, entry);
         }
         let content = match body {
-            Body::Taken(taken) => {
+            Body::Hashed(taken) => {
                 let content = taken.as_ref().map(|taken| self.layer.add(taken)).transpose()?;
                 self.file(&member, taken.as_ref(), content).map_err(failed)?;
                 content
@@ -313,12 +316,6 @@ impl Maker<'_> {
             tar_bytes,
         })
     }
-}
-
-/// What a regular file holds.
-enum Body {
-    Taken(Option<Taken>),
-    Copied(Copied),
 }
 
 fn part(bytes: &[u8], offset: u64, length: u64) -> io::Result<&[u8]> {

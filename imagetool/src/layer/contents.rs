@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use ufs::repository::{Repository, hex};
 
 use super::LayerError;
-use super::pieces::{Pieces, Sink, copy_file, copy_to, hash_file, write_pieces};
+use super::pieces::{Pieces, Sink, copy_to, hash_file, write_pieces};
 use crate::archive::hashed::HashedRead;
 use crate::error::StoreError;
 
@@ -63,34 +63,24 @@ impl Taken {
     }
 }
 
-/// A content that was read and hashed, but not staged; its copy goes away with it. Two are equal when their contents
+/// A content that was copied and hashed, but not staged; its copy goes away with it. Two are equal when their contents
 /// are.
 #[derive(Debug)]
 pub struct Unstaged {
-    taken: Taken,
-    path: Option<PathBuf>,
+    copied: Copied,
+    digest: ufs::index::Sha256,
 }
 
 impl Unstaged {
     /// The size of the file, holes included.
     pub fn size_bytes(&self) -> u64 {
-        self.taken.size_bytes()
+        self.copied.size_bytes
     }
 }
 
 impl PartialEq for Unstaged {
     fn eq(&self, other: &Self) -> bool {
-        self.taken == other.taken
-    }
-}
-
-impl Drop for Unstaged {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && let Err(error) = fs::remove_file(path)
-        {
-            tracing::debug!("left for the end of the work: {}: {error}", path.display());
-        }
+        (self.digest, self.size_bytes()) == (other.digest, other.size_bytes())
     }
 }
 
@@ -110,17 +100,16 @@ enum Bytes {
     Object(Unnamed),
 }
 
-/// A file that is deleted unless it is given a name.
+/// A file that is deleted unless it is given a name. It has none to delete any more when the path is empty.
 #[derive(Debug)]
 struct Unnamed(PathBuf);
 
 impl Drop for Unnamed {
     fn drop(&mut self) {
-        match fs::remove_file(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::debug!("left for the end of the work: {}: {error}", self.0.display());
-            }
-            _ => {}
+        if !self.0.as_os_str().is_empty()
+            && let Err(error) = fs::remove_file(&self.0)
+        {
+            tracing::debug!("left for the end of the work: {}: {error}", self.0.display());
         }
     }
 }
@@ -228,58 +217,56 @@ impl Contents {
     /// Copies and hashes a whole file, but stages nothing: for one that may change meanwhile, and then has to be read
     /// again.
     pub fn read_file(&self, file: &File) -> Result<Option<Unstaged>, LayerError> {
-        let size_bytes = file.metadata().map_err(LayerError::Read)?.len();
-        if size_bytes <= PACK_BYTES_MAX {
-            let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
-            file.read_exact_at(&mut bytes, 0).map_err(LayerError::Read)?;
-            let digest = Sha256::digest(&bytes).into();
-            return Ok((size_bytes > 0).then_some(Unstaged {
-                taken: Taken::Small { digest, bytes },
-                path: None,
-            }));
-        }
-        let (object, path) = self.create()?;
-        let mut unstaged = Unstaged {
-            taken: Taken::Object {
-                digest: [0; 32],
-                size_bytes,
-            },
-            path: Some(path.clone()),
+        let Some((copied, digest)) = self.copy_whole(file, true)? else {
+            return Ok(None);
         };
-        unstaged.taken = if self.reflink(&object, file) {
-            let clone = File::open(&path).map_err(StoreError::io("open", &path))?;
-            let size_bytes = clone.metadata().map_err(StoreError::io("look at", &path))?.len();
-            let digest = hash_file(&clone, size_bytes).map_err(StoreError::io("read", &path))?;
-            Taken::Object { digest, size_bytes }
-        } else {
-            let digest = copy_file(file, size_bytes, &object, &path)?;
-            Taken::Object { digest, size_bytes }
+        let digest = match (&copied.bytes, digest) {
+            (_, Some(digest)) => digest,
+            (Bytes::Small(bytes), None) => Sha256::digest(bytes).into(),
+            (Bytes::Object(unnamed), None) => {
+                let path = &unnamed.0;
+                let clone = File::open(path).map_err(StoreError::io("open", path))?;
+                hash_file(&clone, copied.size_bytes).map_err(StoreError::io("read", path))?
+            }
         };
-        Ok(Some(unstaged))
+        Ok(Some(Unstaged { copied, digest }))
     }
 
     /// Copies a whole file, for somebody who hashes it later. `None` when it is empty. The file must not change
     /// meanwhile.
     pub fn copy(&self, file: &File) -> Result<Option<Copied>, LayerError> {
+        Ok(self.copy_whole(file, false)?.map(|(copied, _)| copied))
+    }
+
+    /// Copies a whole file: into memory, by a reflink, or byte by byte, and then hashes it on the way if so asked.
+    fn copy_whole(
+        &self,
+        file: &File,
+        hash: bool,
+    ) -> Result<Option<(Copied, Option<ufs::index::Sha256>)>, LayerError> {
         let size_bytes = file.metadata().map_err(LayerError::Read)?.len();
         if size_bytes <= PACK_BYTES_MAX {
             let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
             file.read_exact_at(&mut bytes, 0).map_err(LayerError::Read)?;
             let bytes = Bytes::Small(bytes);
-            return Ok((size_bytes > 0).then_some(Copied { bytes, size_bytes }));
+            return Ok((size_bytes > 0).then_some((Copied { bytes, size_bytes }, None)));
         }
         let (object, path) = self.create()?;
         let unnamed = Unnamed(path);
+        let mut digest = None;
         if !self.reflink(&object, file) {
-            let mut sink = Sink::new(&object, &unnamed.0, size_bytes)?;
+            let mut sink = match hash {
+                true => Sink::hashing(&object, &unnamed.0, size_bytes)?,
+                false => Sink::new(&object, &unnamed.0, size_bytes)?,
+            };
             copy_to(&mut sink, file, size_bytes)?;
-            sink.finish(size_bytes)?;
+            digest = sink.finish(size_bytes)?;
         }
         // of a reflink, the length that the file had then
         let metadata = object.metadata().map_err(StoreError::io("look at", &unnamed.0))?;
         let bytes = Bytes::Object(unnamed);
         let size_bytes = metadata.len();
-        Ok(Some(Copied { bytes, size_bytes }))
+        Ok(Some((Copied { bytes, size_bytes }, digest)))
     }
 
     /// Stages what was copied, when its digest is known.
@@ -287,8 +274,9 @@ impl Contents {
         let size_bytes = copied.size_bytes;
         match copied.bytes {
             Bytes::Small(bytes) => Ok(Taken::Small { digest, bytes }),
-            Bytes::Object(unnamed) => {
+            Bytes::Object(mut unnamed) => {
                 self.name(&unnamed.0, &digest)?;
+                unnamed.0.clear();
                 Ok(Taken::Object { digest, size_bytes })
             }
         }
@@ -310,19 +298,8 @@ impl Contents {
     }
 
     /// Stages what was read.
-    pub fn stage(&self, mut unstaged: Unstaged) -> Result<Taken, StoreError> {
-        if let (Some(path), Taken::Object { digest, .. }) = (&unstaged.path, &unstaged.taken) {
-            self.name(path, digest)?;
-        }
-        unstaged.path = None;
-        // what is left to be dropped owns nothing
-        Ok(std::mem::replace(
-            &mut unstaged.taken,
-            Taken::Object {
-                digest: [0; 32],
-                size_bytes: 0,
-            },
-        ))
+    pub fn stage(&self, unstaged: Unstaged) -> Result<Taken, StoreError> {
+        self.name_copied(unstaged.copied, unstaged.digest)
     }
 
     /// Opens a staged object.

@@ -185,17 +185,6 @@ pub(super) fn hash_file(file: &File, size_bytes: u64) -> io::Result<ufs::index::
     Ok(hasher.finalize().into())
 }
 
-pub(super) fn copy_file(
-    file: &File,
-    size_bytes: u64,
-    object: &File,
-    path: &Path,
-) -> Result<ufs::index::Sha256, LayerError> {
-    let mut sink = Sink::hashing(object, path, size_bytes)?;
-    copy_to(&mut sink, file, size_bytes)?;
-    Ok(sink.finish(size_bytes)?.unwrap_or_default())
-}
-
 pub(super) fn copy_to(sink: &mut Sink<'_>, file: &File, size_bytes: u64) -> Result<(), LayerError> {
     each_piece(file, size_bytes, |offset, bytes| -> Result<(), LayerError> {
         sink.hole(offset)?;
