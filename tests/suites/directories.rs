@@ -1,6 +1,6 @@
 //! Listing: large directories, positions, changes meanwhile, odd names.
 
-use rustix::fs::{OFlags, RawDir, SeekFrom};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
 use shale_tests::fixture::{Fixture, listed, put, put_whiteout, text};
 use shale_tests::for_each_union;
 use shale_tests::posix;
@@ -199,5 +199,36 @@ for_each_union! {
         }
         fixture.remount();
         assert!(listed(fixture.root()).is_empty());
+    }
+
+    /// What the kernel knows of a directory is right once a change is answered, whoever asks meanwhile.
+    fn times_of_a_directory_are_never_old(backend) {
+        let fixture = Fixture::new(backend, |lower| put(lower, "d/f", ""));
+        let directory = fixture.at("d");
+        let mtime = |flags| {
+            let found = rustix::fs::statx(CWD, &directory, flags, StatxFlags::BASIC_STATS).expect("statx");
+            (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec)
+        };
+        let stop = AtomicBool::new(false);
+        let old = std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        mtime(AtFlags::STATX_FORCE_SYNC);
+                    }
+                });
+            }
+            let old = (0..8000)
+                .filter(|i| {
+                    let path = directory.join(format!("n{i}"));
+                    rustix::fs::mknodat(CWD, &path, FileType::RegularFile, Mode::RUSR, 0).expect("make a file");
+                    let kept = mtime(AtFlags::empty());
+                    kept != mtime(AtFlags::STATX_FORCE_SYNC)
+                })
+                .count();
+            stop.store(true, Ordering::Relaxed);
+            old
+        });
+        assert_eq!(old, 0, "answers with an old time");
     }
 }

@@ -13,6 +13,7 @@ mod file;
 mod link;
 mod remove;
 mod rename;
+mod told;
 mod xattr;
 
 use std::ffi::OsStr;
@@ -55,6 +56,7 @@ pub struct Fs {
     pub(crate) handles: Handles,
     listings: dir::Listings,
     contents: browse::Contents,
+    changes: told::Changes,
 }
 
 impl Fs {
@@ -69,6 +71,7 @@ impl Fs {
             handles: Handles::default(),
             listings: dir::Listings::default(),
             contents: browse::Contents::default(),
+            changes: told::Changes::default(),
         })
     }
 
@@ -88,6 +91,7 @@ impl Fs {
     }
 
     pub(crate) fn lookup_in(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Entry> {
+        let before = self.changes.count();
         let found = self.find(parent, name)?;
         let stored = found.attr;
         if let Some(number) = self.union.light_number(&found)
@@ -96,6 +100,7 @@ impl Fs {
             return Ok(self.light_entry(number, stored));
         }
         let node = self.union.adopt(parent, name, found)?;
+        let stored = self.about_to_tell(&node.inode, stored, before);
         Ok(self.entry(&node, stored))
     }
 
@@ -145,6 +150,7 @@ impl Fs {
     /// When the file cannot be read.
     pub fn attr(&self, node: u64) -> Result<Attr> {
         let node = self.union.node(node)?;
+        node.inode.note_told();
         let stored = self.union.stored_attr(&node.inode)?;
         Ok(self.entry(&node, stored).attr)
     }

@@ -12,8 +12,8 @@ pub mod session;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ahead::{Ahead, Giver};
@@ -52,6 +52,8 @@ pub(crate) struct Adapter {
     can_skip_opendir: AtomicBool,
     /// Where files need not be opened: the way to what is read ahead.
     ahead: Option<Ahead>,
+    /// The way to tell the kernel what it did not ask for, once it is there.
+    notifier: Arc<OnceLock<fuser::Notifier>>,
 }
 
 impl Adapter {
@@ -65,8 +67,14 @@ impl Adapter {
             can_pass: AtomicBool::new(false),
             can_skip_opendir: AtomicBool::new(false),
             ahead,
+            notifier: Arc::default(),
         };
         (adapter, giver)
+    }
+
+    /// Where the notifier of the session is to be put before the first request is answered.
+    pub(crate) fn notifier(&self) -> Arc<OnceLock<fuser::Notifier>> {
+        Arc::clone(&self.notifier)
     }
 
     fn negotiate(&self, config: &mut KernelConfig) {
@@ -169,10 +177,19 @@ impl Adapter {
         }
     }
 
+    /// The entries of a directory changed. To be called before that is answered.
+    fn dir_changed(&self, dir: INodeNo) {
+        if self.fs.was_told(dir.0)
+            && let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(dir, -1, 0)
+        {
+            tracing::debug!(%dir, %error, "attributes of a directory may be kept too long");
+        }
+    }
+
     fn make(&self, parent: INodeNo, name: &OsStr, new: NewNode<'_>, owner: Owner, reply: ReplyEntry) {
-        self.reply_entry(
-            self.fs.make(parent.0, name, new, owner).map(|(entry, _)| entry),
-            reply,
-        );
+        let made = self.fs.make(parent.0, name, new, owner);
+        self.dir_changed(parent);
+        self.reply_entry(made.map(|(entry, _)| entry), reply);
     }
 }

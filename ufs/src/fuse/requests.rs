@@ -131,11 +131,15 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(self.fs.unlink(parent.0, name), reply);
+        let removed = self.fs.unlink(parent.0, name);
+        self.dir_changed(parent);
+        answer(removed, reply);
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(self.fs.rmdir(parent.0, name), reply);
+        let removed = self.fs.rmdir(parent.0, name);
+        self.dir_changed(parent);
+        answer(removed, reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -164,10 +168,12 @@ impl fuser::Filesystem for Adapter {
             libc::RENAME_EXCHANGE => RenameFlags::Exchange,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        answer(
-            self.fs.rename(parent.0, name, new_parent.0, new_name, flags),
-            reply,
-        );
+        let renamed = self.fs.rename(parent.0, name, new_parent.0, new_name, flags);
+        self.dir_changed(parent);
+        if new_parent != parent {
+            self.dir_changed(new_parent);
+        }
+        answer(renamed, reply);
     }
 
     fn link(
@@ -178,7 +184,9 @@ impl fuser::Filesystem for Adapter {
         new_name: &OsStr,
         reply: ReplyEntry,
     ) {
-        self.reply_entry(self.fs.link(node.0, new_parent.0, new_name), reply);
+        let linked = self.fs.link(node.0, new_parent.0, new_name);
+        self.dir_changed(new_parent);
+        self.reply_entry(linked, reply);
     }
 
     /// Where nothing can change, the kernel is told once that it need not ask.
@@ -219,6 +227,7 @@ impl fuser::Filesystem for Adapter {
                 let file = file.ok_or(Error::Damaged("a new file was not opened"))?;
                 Ok((entry, self.fs.open_new(entry.node, file)?))
             });
+        self.dir_changed(parent);
         let (entry, opened) = match made {
             Ok(made) => made,
             Err(error) => return reply.error(errno(&error)),

@@ -47,6 +47,7 @@ impl Session {
         // Permission bits of new files are decided by the caller's mask, which comes with each request.
         rustix::process::umask(rustix::fs::Mode::empty());
         let (adapter, giver) = Adapter::new(fs, options.behaviour);
+        let notifier = adapter.notifier();
         let mountpoint = mountpoint.canonicalize().map_err(|source| SetupError::Io {
             doing: "resolve the mount point",
             source,
@@ -72,6 +73,8 @@ impl Session {
                 })?,
             Err(error) => return Err(error),
         };
+        // Nothing is answered before the session runs.
+        let _ = notifier.set(inner.notifier());
         Ok(Self {
             inner,
             mountpoint,

@@ -73,6 +73,8 @@ pub(crate) struct Inode {
     pub(crate) default_acl: AtomicU32,
     /// How many handles are open to run the file as a program.
     pub(crate) running: AtomicU32,
+    /// Of a directory: its attributes may have been told since its entries last changed (see `fs/told.rs`).
+    pub(crate) told: AtomicBool,
 }
 
 impl Inode {
@@ -87,6 +89,7 @@ impl Inode {
             content_version: AtomicU32::new(0),
             default_acl: AtomicU32::new(0),
             running: AtomicU32::new(0),
+            told: AtomicBool::new(true),
         }
     }
 
