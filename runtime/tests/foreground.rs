@@ -90,7 +90,8 @@ fn the_null_device_types_nothing() {
     assert_eq!(text, "still\r\n");
 }
 
-/// With no terminal as standard input, the size is that of the one that shows the output.
+/// With no terminal as standard input, the size is that of the one that shows the output. It is there before the
+/// command is: the hook keeps the runtime from serving the terminal until the command is over.
 #[test]
 fn the_size_may_come_from_standard_output() {
     if !ready() {
@@ -103,7 +104,9 @@ fn the_size_may_come_from_standard_output() {
         ws_ypixel: 0,
     };
     let outer = nix::pty::openpty(Some(&size), None).unwrap();
-    let bundle = with_terminal("busybox stty size");
+    let mut bundle = with_terminal("busybox stty size");
+    let wait = "/bin/sleep";
+    bundle.config["hooks"] = json!({"poststart": [{"path": wait, "args": [wait, "0.5"]}]});
     let child = bundle
         .command(&["run", &bundle.id()])
         .stdout(outer.slave)

@@ -189,13 +189,18 @@ impl<'a> Init<'a> {
 
     /// The part of it that `exec` shares.
     fn use_terminal(&mut self, master: OwnedFd, slave: &OwnedFd) -> Result<()> {
-        if let Some(size) = self.process.console_size {
-            let size = nix::pty::Winsize {
-                ws_row: size.height,
-                ws_col: size.width,
-                ws_xpixel: 0,
-                ws_ypixel: 0,
-            };
+        let configured = self.process.console_size.map(|size| nix::pty::Winsize {
+            ws_row: size.height,
+            ws_col: size.width,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        });
+        // The standard streams are still those of the runtime.
+        let outer = match self.birth.console {
+            Console::Runtime => sys::terminal::outer_size(),
+            Console::Socket(_) => None,
+        };
+        if let Some(size) = outer.or(configured) {
             sys::terminal::set_window_size(slave.as_fd(), size).context(|| "set the size of the terminal")?;
         }
         if let Console::Socket(socket) = &self.birth.console {

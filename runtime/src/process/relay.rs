@@ -18,7 +18,7 @@ use nix::sys::stat::{SFlag, fstat, makedev};
 
 use crate::error::{Context, Result};
 use crate::sys::terminal;
-use crate::sys::{STDERR, STDIN, STDOUT};
+use crate::sys::{STDIN, STDOUT};
 
 /// A pipe that has room takes this much without blocking (`PIPE_BUF`).
 const CHUNK_BYTES: usize = 4096;
@@ -66,10 +66,7 @@ impl Relay {
 
     /// Passes the size of the outer terminal on, whichever stream it is; without one there is no size.
     pub(super) fn resize(&self) {
-        let size = [STDIN, STDOUT, STDERR]
-            .into_iter()
-            .find_map(|stream| terminal::window_size(stream).ok());
-        if let Some(size) = size {
+        if let Some(size) = terminal::outer_size() {
             let _ = terminal::set_window_size(self.master.as_fd(), size);
         }
     }

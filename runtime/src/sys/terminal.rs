@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::pty::Winsize;
 
-use super::owned_fd;
+use super::{STDERR, STDIN, STDOUT, owned_fd};
 
 /// Lets the other end of the pseudo-terminal be opened.
 pub fn unlock(master: BorrowedFd<'_>) -> nix::Result<()> {
@@ -38,6 +38,13 @@ pub fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<Winsize> {
     // SAFETY: the kernel writes one winsize.
     Errno::result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
     Ok(size)
+}
+
+/// The size of the terminal outside, whichever standard stream it is; without one there is no size.
+pub fn outer_size() -> Option<Winsize> {
+    [STDIN, STDOUT, STDERR]
+        .into_iter()
+        .find_map(|stream| window_size(stream).ok())
 }
 
 /// Changes the size of the window behind a terminal.
