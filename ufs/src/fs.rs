@@ -13,13 +13,14 @@ mod file;
 mod link;
 mod remove;
 mod rename;
-mod told;
+pub(crate) mod told;
 mod xattr;
 
 use std::ffi::OsStr;
 use std::sync::Arc;
 
 use crate::attr::{Attr, FileType};
+use crate::counters::Requests;
 use crate::error::{Doing, Error, Result, SetupError};
 use crate::idmap::IdMap;
 use crate::layer::Space;
@@ -32,6 +33,7 @@ pub use browse::Neighbour;
 pub use file::{Handles, Opened};
 pub use link::{NewNode, Owner};
 pub use rename::RenameFlags;
+pub use told::asked_by;
 pub use xattr::{COUNTERS, PROVENANCE};
 
 pub use crate::sys::SetTime;
@@ -57,6 +59,7 @@ pub struct Fs {
     listings: dir::Listings,
     contents: browse::Contents,
     changes: told::Changes,
+    requests: Arc<Requests>,
 }
 
 impl Fs {
@@ -72,6 +75,7 @@ impl Fs {
             listings: dir::Listings::default(),
             contents: browse::Contents::default(),
             changes: told::Changes::default(),
+            requests: Arc::default(),
         })
     }
 
@@ -79,6 +83,12 @@ impl Fs {
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.union.upper.is_none()
+    }
+
+    /// The counts of requests, for whoever answers them to count, and for [`COUNTERS`] to show.
+    #[must_use]
+    pub fn requests(&self) -> &Arc<Requests> {
+        &self.requests
     }
 
     /// Finds a name in a directory and holds its node.

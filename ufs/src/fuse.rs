@@ -5,6 +5,7 @@
 
 mod ahead;
 mod convert;
+mod counted;
 pub mod options;
 mod requests;
 pub mod session;

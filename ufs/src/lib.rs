@@ -11,6 +11,7 @@
 //! layer       read-only layers, deletion markers, marks
 //! index       what a layer or several merged ones hold, mapped: names, attributes, where contents lie
 //! stream      random access to plain and compressed archives where they lie
+//! counters    how often the kernel asked, and how long the answers took
 //! cache       what they were decompressed to, bounded, read once for many
 //! sha256      the hash of a stream and of a stretch of it at once
 //! sys         system calls
@@ -19,6 +20,7 @@
 pub mod acl;
 pub mod attr;
 pub mod cache;
+pub mod counters;
 pub mod diff;
 pub mod error;
 pub mod fs;

@@ -7,17 +7,59 @@
 //! advance it: every answer to a question that was asked before is then of no use.
 //!
 //! ```text
-//! who answers:  told = true ─► read attributes ──────────────────► answer
-//! who changes:          change ─► told = false? it was true ─► notify ─► answer
+//! who answers:  note the asker ─► read attributes ────────────────────► answer
+//! who changes:            change ─► somebody else asked? ─► notify ─► answer
 //! ```
 //!
-//! Seldom is that necessary: not when nobody asked for the directory's attributes since its last change.
+//! Seldom is that necessary: a thread has one question at a time, so whoever changes the directory has the answers to
+//! all its own.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::Fs;
 use crate::attr::Attr;
 use crate::union::inode::Inode;
+
+thread_local! {
+    static ASKER: Cell<u32> = const { Cell::new(SEVERAL) };
+}
+
+/// Says whose question this thread answers from here on: the caller's thread id, 0 for one that is not known.
+pub fn asked_by(thread: u32) {
+    ASKER.set(if thread == NOBODY { SEVERAL } else { thread });
+}
+
+/// Who was told the attributes of a directory since its entries last changed.
+#[derive(Debug)]
+pub(crate) struct Told(AtomicU32);
+
+const NOBODY: u32 = 0;
+const SEVERAL: u32 = u32::MAX;
+
+impl Default for Told {
+    /// Of a directory that nothing was kept of, anybody may have been told.
+    fn default() -> Self {
+        Self(AtomicU32::new(SEVERAL))
+    }
+}
+
+impl Told {
+    fn note(&self, asker: u32) {
+        let first = self
+            .0
+            .compare_exchange(NOBODY, asker, Ordering::SeqCst, Ordering::SeqCst);
+        if first.is_err_and(|before| before != asker) {
+            self.0.store(SEVERAL, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether anybody but the one who changes the directory was told. From here on nobody was.
+    fn take(&self, changer: u32) -> bool {
+        let told = self.0.swap(NOBODY, Ordering::SeqCst);
+        told != NOBODY && (told != changer || changer == SEVERAL)
+    }
+}
 
 /// Counts the changes of directories' entries, of all directories together.
 #[derive(Debug, Default)]
@@ -33,7 +75,7 @@ impl Inode {
     /// Notes that attributes read from here on go to a caller. Matters for directories only.
     pub(crate) fn note_told(&self) {
         if self.is_dir() {
-            self.told.store(true, Ordering::SeqCst);
+            self.told.note(ASKER.get());
         }
     }
 }
@@ -46,7 +88,7 @@ impl Fs {
         self.changes.0.fetch_add(1, Ordering::SeqCst);
         self.union
             .node(dir)
-            .is_ok_and(|node| node.inode.told.swap(false, Ordering::SeqCst))
+            .is_ok_and(|node| node.inode.told.take(ASKER.get()))
     }
 
     /// The attributes to answer with for a file that was found by its name, and was not known before its attributes
@@ -60,5 +102,33 @@ impl Fs {
             return read;
         }
         self.union.stored_attr(inode).unwrap_or(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_questions_of_others_matter() {
+        let told = Told::default();
+        assert!(told.take(7), "anybody may have been told at first");
+        assert!(!told.take(7));
+        told.note(7);
+        told.note(7);
+        assert!(
+            !told.take(7),
+            "whoever changes has the answers to all its questions"
+        );
+        told.note(8);
+        assert!(told.take(7));
+        told.note(7);
+        told.note(8);
+        assert!(told.take(7));
+        told.note(8);
+        told.note(7);
+        assert!(told.take(7));
+        told.note(SEVERAL);
+        assert!(told.take(SEVERAL), "two that are not known need not be one");
     }
 }

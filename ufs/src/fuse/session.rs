@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::Adapter;
 use super::ahead::Giver;
+use super::counted::Counted;
 use super::options::{MountFlags, MountOptions};
 use crate::error::SetupError;
 use crate::fs::Fs;
@@ -24,7 +25,7 @@ const THREADS_DEFAULT_MAX: usize = 8;
 
 /// A mounted file system, about to be served.
 pub struct Session {
-    inner: fuser::Session<Adapter>,
+    inner: fuser::Session<Counted<Adapter>>,
     mountpoint: PathBuf,
     signals: SigSet,
     giver: Option<Giver>,
@@ -46,8 +47,10 @@ impl Session {
         let fs = Arc::new(Fs::open(&options.layout, options.ids.clone())?);
         // Permission bits of new files are decided by the caller's mask, which comes with each request.
         rustix::process::umask(rustix::fs::Mode::empty());
+        let requests = Arc::clone(fs.requests());
         let (adapter, giver) = Adapter::new(fs, options.behaviour);
         let notifier = adapter.notifier();
+        let served = Counted::new(adapter, requests);
         let mountpoint = mountpoint.canonicalize().map_err(|source| SetupError::Io {
             doing: "resolve the mount point",
             source,
@@ -55,7 +58,7 @@ impl Session {
         let inner = match mount_directly(options, &mountpoint) {
             Ok(device) => {
                 let session =
-                    fuser::Session::from_fd(adapter, device, fuser::SessionACL::All, config(options));
+                    fuser::Session::from_fd(served, device, fuser::SessionACL::All, config(options));
                 session.map_err(|source| {
                     let _ = mount::detach(&mountpoint);
                     SetupError::Io {
@@ -66,7 +69,7 @@ impl Session {
             }
             Err(SetupError::Mount {
                 source: Errno::PERM, ..
-            }) if fusermount_is_there() => fuser::Session::new(adapter, &mountpoint, &config(options))
+            }) if fusermount_is_there() => fuser::Session::new(served, &mountpoint, &config(options))
                 .map_err(|source| SetupError::Io {
                     doing: "mount by fusermount3",
                     source,

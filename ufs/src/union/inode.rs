@@ -27,6 +27,7 @@ use parking_lot::{Mutex, RwLock};
 use super::LowerRef;
 use super::light::Light;
 use crate::attr::FileType;
+use crate::fs::told::Told;
 use crate::io_mode::IoState;
 
 /// A name of a file in the merged tree.
@@ -73,8 +74,8 @@ pub(crate) struct Inode {
     pub(crate) default_acl: AtomicU32,
     /// How many handles are open to run the file as a program.
     pub(crate) running: AtomicU32,
-    /// Of a directory: its attributes may have been told since its entries last changed (see `fs/told.rs`).
-    pub(crate) told: AtomicBool,
+    /// Of a directory: who was told its attributes since its entries last changed (see `fs/told.rs`).
+    pub(crate) told: Told,
 }
 
 impl Inode {
@@ -89,7 +90,7 @@ impl Inode {
             content_version: AtomicU32::new(0),
             default_acl: AtomicU32::new(0),
             running: AtomicU32::new(0),
-            told: AtomicBool::new(true),
+            told: Told::default(),
         }
     }
 
