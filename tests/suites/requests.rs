@@ -103,7 +103,7 @@ fn a_read_only_image_is_asked_once() {
     }
     assert_at_most(0, &fixture, "scan of a known directory", scan);
     assert_at_most(0, &fixture, "open, read and close of a cached file", || {
-        read(&fixture, "d/f7")
+        read(&fixture, "d/f7");
     });
     assert_at_most(0, &fixture, "stat of a known file", || {
         fixture.at("d/f8").metadata().expect("stat");
