@@ -138,7 +138,7 @@ fn writable(backend: Backend) {
         read(&fixture, "d/f7");
     }
     assert_at_most(2, &fixture, "open, read and close of a cached file", || {
-        read(&fixture, "d/f7")
+        read(&fixture, "d/f7");
     });
     assert_at_most(0, &fixture, "stat of a known file", || {
         fixture.at("d/f8").metadata().expect("stat");
