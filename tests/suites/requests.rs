@@ -145,7 +145,7 @@ fn writable(backend: Backend) {
     });
     create(&fixture, "d/new0");
     assert_at_most(5 + writes, &fixture, "create, write and close", || {
-        create(&fixture, "d/new1")
+        create(&fixture, "d/new1");
     });
     assert_at_most(4 + writes, &fixture, "append and close", || {
         posix::append(&fixture.at("d/new1"), b"more").expect("append");
@@ -159,16 +159,16 @@ fn writable(backend: Backend) {
         },
     );
     assert_at_most(2, &fixture, "unlink", || {
-        std::fs::remove_file(fixture.at("d/new1")).expect("unlink")
+        std::fs::remove_file(fixture.at("d/new1")).expect("unlink");
     });
     assert_at_most(2, &fixture, "unlink of a file of a layer", || {
         std::fs::remove_file(fixture.at("d/f9")).expect("unlink");
     });
     assert_at_most(3, &fixture, "mkdir", || {
-        posix::mkdir(&fixture.at("d/sub"), 0o755).expect("mkdir")
+        posix::mkdir(&fixture.at("d/sub"), 0o755).expect("mkdir");
     });
     assert_at_most(2, &fixture, "rmdir", || {
-        std::fs::remove_dir(fixture.at("d/sub")).expect("rmdir")
+        std::fs::remove_dir(fixture.at("d/sub")).expect("rmdir");
     });
     assert_at_most(3, &fixture, "rename", || {
         std::fs::rename(fixture.at("d/new0"), fixture.at("d/moved")).expect("rename");
