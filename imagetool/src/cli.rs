@@ -65,6 +65,8 @@ pub(crate) enum Verb {
     Mount(commands::mount::Args),
     /// Unmount what `mount` mounted
     Umount(commands::umount::Args),
+    /// Show what file system servers were asked, and how long they took
+    Stats(commands::stats::Args),
     /// Show which layer of an image a file comes from
     Which(commands::which::Args),
     /// List images
@@ -176,6 +178,7 @@ impl Cli {
             Verb::Diff(args) => args.execute(&context),
             Verb::Mount(args) => args.execute(&context),
             Verb::Umount(args) => args.execute(&context),
+            Verb::Stats(args) => args.execute(&context),
             Verb::Which(args) => args.execute(&context),
             Verb::Images(args) => args.execute(&context),
             Verb::Import(args) => args.execute(&context),

@@ -28,6 +28,7 @@ pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod search;
+pub(crate) mod stats;
 pub(crate) mod system;
 mod system_check;
 mod system_df;

@@ -18,6 +18,7 @@ pub mod container;
 pub mod digest;
 pub mod error;
 pub mod export;
+pub mod fs_stats;
 pub mod history;
 pub mod image_diff;
 pub mod images;

@@ -255,3 +255,51 @@ fn mistakes_are_named() {
     }
     shale.assert_clean();
 }
+
+#[test]
+fn statistics_of_a_mount_count_what_it_was_asked() {
+    let Some(shale) = Shale::root() else { return };
+    let (top, bottom, target) = layers(&shale);
+    let place = target.to_str().unwrap();
+    shale.call(&["mount", &top, &bottom, place]).ok();
+    for name in ["none-1", "none-2", "none-3"] {
+        assert!(!target.join(name).exists());
+    }
+    let lookups = |text: &str| {
+        let rows = text
+            .lines()
+            .map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap());
+        let mut lookups = rows.filter(|row| row["Mount"] == place && row["Operation"] == "lookup");
+        lookups.next().and_then(|row| row["Count"].as_u64()).unwrap()
+    };
+    let counted = lookups(&shale.call(&["stats", "--fs", "--format", "json"]).ok());
+    assert!(counted >= 3, "{counted}");
+    assert!(!target.join("none-4").exists());
+    let again = lookups(&shale.call(&["stats", "--fs", "--format", "json", place]).ok());
+    assert!(again > counted, "{counted}, then {again}");
+    let table = shale.call(&["stats", "--fs", place]).ok();
+    assert!(
+        table.starts_with("MOUNT ") && table.contains(" lookup "),
+        "{table}"
+    );
+    let text = shale
+        .call(&["stats", "--fs", "--format", "prometheus", place])
+        .ok();
+    let count = format!("shale_fs_request_duration_seconds_count{{mount=\"{place}\",operation=\"lookup\"}} ");
+    assert!(text.lines().any(|line| line.starts_with(&count)), "{text}");
+    let other = shale.call(&["stats", "--fs", &top]);
+    assert!(
+        other.status == 1
+            && other
+                .stderr
+                .contains("not the root directory of a mount of shale"),
+        "{other:?}"
+    );
+    let nothing = shale.call(&["stats", "--fs", "no-such-container"]);
+    assert!(
+        nothing.status == 1 && nothing.stderr.contains("no-such-container"),
+        "{nothing:?}"
+    );
+    shale.call(&["umount", place]).ok();
+    shale.assert_clean();
+}
