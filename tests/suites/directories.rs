@@ -10,7 +10,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const MANY: usize = 20_000;
 
@@ -230,5 +231,43 @@ for_each_union! {
             old
         });
         assert_eq!(old, 0, "answers with an old time");
+    }
+
+    /// A listing shows every name that was made before it began, also when it comes from the kernel's memory and
+    /// others list meanwhile.
+    fn a_listing_is_never_older_than_its_beginning(backend) {
+        // Enough that a listing takes several requests.
+        const BELOW: usize = 400;
+        const FILES: usize = 500;
+        let fixture = Fixture::new(backend, |lower| {
+            for i in 0..3 * BELOW {
+                put(lower, &format!("d{}/f{i}", i % 3), "");
+            }
+        });
+        let lister = |directory: &Path, made: &AtomicUsize| {
+            let mut missing = 0;
+            loop {
+                let at_least = made.load(Ordering::SeqCst);
+                missing += usize::from(posix::names(directory).expect("list").len() < BELOW + at_least);
+                if at_least == FILES {
+                    return missing;
+                }
+            }
+        };
+        let mut missing = 0;
+        for round in 0..3 {
+            let directory = fixture.at(&format!("d{round}"));
+            let made = AtomicUsize::new(0);
+            missing += std::thread::scope(|scope| {
+                let listers: Vec<_> = (0..4).map(|_| scope.spawn(|| lister(&directory, &made))).collect();
+                for i in 0..FILES {
+                    let path = directory.join(format!("n{i}"));
+                    rustix::fs::mknodat(CWD, &path, FileType::RegularFile, Mode::RUSR, 0).expect("make a file");
+                    made.store(i + 1, Ordering::SeqCst);
+                }
+                listers.into_iter().map(|lister| lister.join().expect("a lister")).sum::<usize>()
+            });
+        }
+        assert_eq!(missing, 0, "listings without a name that was there");
     }
 }

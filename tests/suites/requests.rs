@@ -28,7 +28,8 @@ fn counts(mount: &Path) -> Counts {
         .collect()
 }
 
-/// The requests that `work` causes. FORGET is left out: nobody waits for it, and it comes whenever the kernel likes.
+/// The requests that `work` causes. FORGET and RELEASEDIR are left out: nobody waits for
+/// them, and they come whenever the kernel likes.
 fn requests_of(fixture: &Fixture, work: impl FnOnce()) -> Counts {
     let first = counts(fixture.root());
     let before = counts(fixture.root());
@@ -41,7 +42,7 @@ fn requests_of(fixture: &Fixture, work: impl FnOnce()) -> Counts {
             let caused = count - before.get(&kind).unwrap_or(&0) - own(&kind);
             (kind, caused)
         })
-        .filter(|(kind, count)| kind != "forget" && *count > 0)
+        .filter(|(kind, count)| kind != "forget" && kind != "releasedir" && *count > 0)
         .collect()
 }
 
@@ -131,8 +132,11 @@ fn writable(backend: Backend) {
                 .expect("lstat");
         }
     };
-    scan();
-    assert_at_most(4, &fixture, "scan of a known directory", scan);
+    // The first scan makes the time of access old, the second asks for it.
+    for _ in 0..2 {
+        scan();
+    }
+    assert_at_most(1, &fixture, "scan of a known directory", scan);
     // The first read makes the time of access old, the second asks for it.
     for _ in 0..2 {
         read(&fixture, "d/f7");

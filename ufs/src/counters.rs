@@ -67,6 +67,7 @@ operations! {
     Release "release",
     Fsync "fsync",
     OpenDir "opendir",
+    ReleaseDir "releasedir",
     ReadDir "readdir",
     ReadDirPlus "readdirplus",
     FsyncDir "fsyncdir",

@@ -6,6 +6,7 @@
 mod ahead;
 mod convert;
 mod counted;
+mod listers;
 pub mod options;
 mod requests;
 pub mod session;
@@ -20,6 +21,8 @@ use std::time::Duration;
 use ahead::{Ahead, Giver};
 use convert::{errno, file_attr};
 use fuser::{BackingId, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, ReplyEntry};
+
+use listers::Listers;
 
 use crate::error::{Error, Result};
 use crate::fs::{Fs, NewNode, Opened, Owner};
@@ -53,6 +56,7 @@ pub(crate) struct Adapter {
     can_skip_opendir: AtomicBool,
     /// Where files need not be opened: the way to what is read ahead.
     ahead: Option<Ahead>,
+    listers: Listers,
     /// The way to tell the kernel what it did not ask for, once it is there.
     notifier: Arc<OnceLock<fuser::Notifier>>,
 }
@@ -68,6 +72,7 @@ impl Adapter {
             can_pass: AtomicBool::new(false),
             can_skip_opendir: AtomicBool::new(false),
             ahead,
+            listers: Listers::default(),
             notifier: Arc::default(),
         };
         (adapter, giver)

@@ -78,6 +78,7 @@ impl<F: Filesystem> Filesystem for Counted<F> {
         release Release (node: INodeNo, handle: FileHandle, flags: OpenFlags, owner: Option<LockOwner>, flush: bool, reply: ReplyEmpty);
         fsync Fsync (node: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty);
         opendir OpenDir (node: INodeNo, flags: OpenFlags, reply: ReplyOpen);
+        releasedir ReleaseDir (node: INodeNo, handle: FileHandle, flags: OpenFlags, reply: ReplyEmpty);
         readdir ReadDir (node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectory);
         readdirplus ReadDirPlus (node: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectoryPlus);
         fsyncdir FsyncDir (node: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty);

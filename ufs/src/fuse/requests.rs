@@ -333,12 +333,11 @@ impl fuser::Filesystem for Adapter {
     }
 
     /// Directories are listed without a handle. Where nothing changes, a kernel that can do without asks only once, and
-    /// then keeps what it read. Where something does, it must not: of two readers at once one may note the version of
-    /// the directory after a change and the other fill in what it read before (fuse_readdir_cached in
-    /// fs/fuse/readdir.c), and a name is missing until the next change.
-    fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    /// then keeps what it read. Where something does, a handle says who may fill what it keeps.
+    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         if !self.fs.is_read_only() {
-            return reply.opened(FileHandle(0), FopenFlags::empty());
+            let (handle, flags) = self.listers.open(node);
+            return reply.opened(handle, flags);
         }
         if self.can_skip_opendir.load(Ordering::Relaxed) {
             return reply.error(fuser::Errno::ENOSYS);
@@ -347,6 +346,18 @@ impl fuser::Filesystem for Adapter {
             FileHandle(0),
             FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE,
         );
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.listers.close(node, handle);
+        reply.ok();
     }
 
     fn readdir(
