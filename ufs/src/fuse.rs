@@ -6,7 +6,9 @@
 mod ahead;
 mod convert;
 mod counted;
+mod gate;
 mod listers;
+mod nearness;
 pub mod options;
 mod requests;
 pub mod session;

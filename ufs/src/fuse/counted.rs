@@ -14,6 +14,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::gate::Gate;
 use crate::counters::{Operation, Requests};
 use crate::fs::asked_by;
 
@@ -22,11 +23,17 @@ use crate::fs::asked_by;
 pub(crate) struct Counted<F> {
     inner: F,
     requests: Arc<Requests>,
+    gate: Arc<Gate>,
 }
 
 impl<F: Filesystem> Counted<F> {
-    pub(crate) fn new(inner: F, requests: Arc<Requests>) -> Self {
-        Self { inner, requests }
+    /// `threads`: how many serve it.
+    pub(crate) fn new(inner: F, requests: Arc<Requests>, threads: usize) -> Self {
+        Self {
+            inner,
+            requests,
+            gate: Gate::new(threads),
+        }
     }
 }
 
@@ -35,10 +42,14 @@ macro_rules! handed_on {
     ($($method:ident $operation:ident ($($name:ident: $type:ty),*);)*) => {
         $(
             fn $method(&self, request: &Request, $($name: $type),*) {
-                let _timed = self.requests.begin(Operation::$operation);
+                let since = self.gate.enter(request.pid());
                 asked_by(request.pid());
-                let _span = tracing::trace_span!(stringify!($method)).entered();
-                self.inner.$method(request, $($name),*);
+                {
+                    let _timed = self.requests.begin(Operation::$operation);
+                    let _span = tracing::trace_span!(stringify!($method)).entered();
+                    self.inner.$method(request, $($name),*);
+                }
+                self.gate.leave(since);
             }
         )*
     };
@@ -53,6 +64,7 @@ impl<F: Filesystem> Filesystem for Counted<F> {
         self.inner.destroy();
     }
 
+    /// Many come at once, and nobody waits for them: they do not count as times when nobody reads.
     fn forget(&self, request: &Request, node: INodeNo, count: u64) {
         let _timed = self.requests.begin(Operation::Forget);
         self.inner.forget(request, node, count);

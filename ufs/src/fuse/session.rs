@@ -50,7 +50,7 @@ impl Session {
         let requests = Arc::clone(fs.requests());
         let (adapter, giver) = Adapter::new(fs, options.behaviour);
         let notifier = adapter.notifier();
-        let served = Counted::new(adapter, requests);
+        let served = Counted::new(adapter, requests, threads(options));
         let mountpoint = mountpoint.canonicalize().map_err(|source| SetupError::Io {
             doing: "resolve the mount point",
             source,
@@ -149,11 +149,16 @@ fn watch(signals: &SigSet, mountpoint: &Path, ours: Option<u64>) {
     }
 }
 
-fn config(options: &MountOptions) -> fuser::Config {
+/// How many threads serve the mount.
+fn threads(options: &MountOptions) -> usize {
     let processors = std::thread::available_parallelism().map_or(THREADS_MIN, std::num::NonZero::get);
-    let threads = options
+    options
         .threads
-        .unwrap_or(processors.clamp(THREADS_MIN, THREADS_DEFAULT_MAX));
+        .unwrap_or(processors.clamp(THREADS_MIN, THREADS_DEFAULT_MAX))
+}
+
+fn config(options: &MountOptions) -> fuser::Config {
+    let threads = threads(options);
     let mut config = fuser::Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = threads > 1;
