@@ -17,6 +17,7 @@ use crate::layer::Content;
 use crate::stream::ReadAt;
 use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Node};
+use crate::upper::Upper;
 use crate::upper::copy_up::Depth;
 
 /// The kernel's `FMODE_EXEC` (include/linux/fs.h): `execve(2)` adds it to the flags of its open, and FUSE hands it on.
@@ -318,14 +319,18 @@ impl Fs {
     /// What the upper's file system answers.
     pub fn sync(&self, handle: u64, data_only: bool) -> Result<()> {
         let handle = self.handles.file(handle)?;
-        if self
-            .union
-            .upper
-            .as_ref()
-            .is_none_or(|upper| upper.options.volatile)
-            || !handle.node.inode.in_upper()
-        {
-            return Ok(());
+        let inode = &handle.node.inode;
+        let upper = match &self.union.upper {
+            Some(upper) if !upper.options.volatile && inode.in_upper() => upper,
+            _ => return Ok(()),
+        };
+        if inode.state.read().metadata_only {
+            // The handle reads the content below; what can have changed is the copy.
+            return if data_only {
+                Ok(())
+            } else {
+                sync_metadata(upper, inode)
+            };
         }
         let Data::File(file) = self.current(&handle)? else {
             return Ok(());
@@ -395,6 +400,19 @@ impl Fs {
         // The descriptor closes here, with no lock held.
         let handle = self.handles.files.write().remove(&handle)?;
         Some(Arc::clone(&handle.node))
+    }
+}
+
+/// Brings a metadata-only copy to the disk.
+fn sync_metadata(upper: &Upper, inode: &Inode) -> Result<()> {
+    match upper.open_file(inode, OFlags::RDONLY) {
+        Ok(copy) => sys::retry(|| fs::fsync(&copy)).doing("sync copy"),
+        // Not readable for this server (rootless).
+        Err(Error::Os {
+            source: Errno::ACCESS,
+            ..
+        }) => sys::retry(|| fs::syncfs(&*upper.root)).doing("sync upper"),
+        Err(error) => Err(error),
     }
 }
 
