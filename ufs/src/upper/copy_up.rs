@@ -61,7 +61,7 @@ impl Union {
             return Ok(());
         }
         if inode.in_upper() {
-            return self.fill_in(upper, inode, depth);
+            return self.fill_in(upper, inode);
         }
         // Removal takes the same lock, so that the name stays the file's until the copy is in its place.
         let link = inode.state.read().links.first().cloned();
@@ -201,7 +201,13 @@ impl Union {
                 sys::name_at(work, name).doing("create copy of special file")?
             }
         };
-        self.dress(upper, inode, from, attr, &fd, redirect)?;
+        let mtime = if depth == Depth::Emptied {
+            // What loses its content in place of being copied has changed.
+            SetTime::Now
+        } else {
+            SetTime::At(attr.mtime)
+        };
+        self.dress(upper, inode, from, attr, &fd, redirect, mtime)?;
         // The rename must not reach the disk before the data does. Metadata is in the journal with it.
         let has_data = inode.file_type == FileType::Regular && redirect.is_none() && attr.size_bytes > 0;
         if has_data && depth != Depth::Emptied && !upper.options.volatile {
@@ -212,6 +218,7 @@ impl Union {
 
     /// Gives a fresh copy the original's owner, permissions, attributes and times, in the order in which none of
     /// them undoes another: chown drops set-id bits and capabilities, writing attributes changes times.
+    #[allow(clippy::too_many_arguments)]
     fn dress(
         &self,
         upper: &Upper,
@@ -220,6 +227,7 @@ impl Union {
         attr: &Attr,
         fd: &OwnedFd,
         redirect: Option<&[u8]>,
+        mtime: SetTime,
     ) -> Result<()> {
         let created = sys::stat_fd(fd).doing("read attributes of copy")?;
         if (created.uid, created.gid) != (attr.uid, attr.gid) {
@@ -245,7 +253,7 @@ impl Union {
         } else if upper.space == marks::MarkSpace::Trusted {
             upper.set_mark(fd, "shale.ino", &marks::number_value(inode.ino))?;
         }
-        sys::set_times(fd, SetTime::At(attr.atime), SetTime::At(attr.mtime)).doing("set times of copy")
+        sys::set_times(fd, SetTime::At(attr.atime), mtime).doing("set times of copy")
     }
 
     fn copy_xattrs(&self, upper: &Upper, from: &LowerRef, fd: &OwnedFd) -> Result<()> {
@@ -281,23 +289,21 @@ impl Union {
     }
 
     /// Brings the content into a metadata-only copy. Until the mark is removed, the content below counts.
-    fn fill_in(&self, upper: &Upper, inode: &Arc<Inode>, depth: Depth) -> Result<()> {
+    fn fill_in(&self, upper: &Upper, inode: &Arc<Inode>) -> Result<()> {
         let named = upper.name(inode)?;
         let attr = sys::stat_fd(&named).doing("read attributes of copy")?;
         let file = sys::reopen(&named, OFlags::RDWR).doing("open copy")?;
-        if depth == Depth::Emptied {
-            // Before the mark goes: until then the file has its old content, from then on none.
-            fs::ftruncate(&file, 0).doing("empty copy")?;
-        } else {
-            copy_content(upper, &self.content_of(inode)?, &file, attr.size_bytes)?;
-        }
+        // Also when it is about to be emptied: length and mark cannot go at once, and a copy without length but with
+        // the content below, or with its length and no content, is a file that never was.
+        copy_content(upper, &self.content_of(inode)?, &file, attr.size_bytes)?;
+        // Before the sync, which would make the time of the copying last.
+        sys::set_times(&named, SetTime::At(attr.atime), SetTime::At(attr.mtime))
+            .doing("set times of copy")?;
         if !upper.options.volatile {
             sys::retry(|| fs::fdatasync(&file)).doing("sync copy")?;
         }
         upper.remove_mark(&file, "metacopy")?;
         upper.remove_mark(&file, "redirect")?;
-        sys::set_times(&named, SetTime::At(attr.atime), SetTime::At(attr.mtime))
-            .doing("set times of copy")?;
         let mut state = inode.state.write();
         state.metadata_only = false;
         state.lowers = Arc::from([]);
