@@ -3,6 +3,7 @@
 //! ```text
 //! upper/…            what was changed, under the names of the merged tree; whiteouts are character devices 0:0
 //! work/work/#N       being prepared; renamed into the upper when whole, removed at the next mount otherwise
+//! work/work/links#N  the same, of a file with several names: the others are given back when it is removed
 //! ```
 //!
 //! Invariant: at every moment, also after a crash, each name in the upper is absent, whole, or a whiteout. Whatever
@@ -116,6 +117,10 @@ impl Upper {
             });
         }
         lock_work(&lock, work)?;
+        links::take_back_unfinished(&root, &lock).map_err(|source| SetupError::Fs {
+            doing: "put the upper right after a crash",
+            source,
+        })?;
         let prepared = prepare_work(&lock, work)?;
         let space = probe_marks(&prepared, options.user_marks).map_err(unfit("extended attributes"))?;
         let upper = Self {

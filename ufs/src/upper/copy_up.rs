@@ -77,7 +77,11 @@ impl Union {
         let top = lowers.first().ok_or(Error::Stale)?.clone();
         let attr = self.layers[top.layer].attr(&top.node)?;
         let redirect = self.content_redirect(upper, inode, &attr, &lowers, depth)?;
-        let name = upper.fresh_name();
+        let name = if link.is_some() && attr.nlink > 1 && !attr.is_dir() {
+            links::staged_name(upper)
+        } else {
+            upper.fresh_name()
+        };
         let made = self
             .prepare(upper, inode, &top, &attr, &name, redirect.as_deref(), depth)
             .and_then(|number| {

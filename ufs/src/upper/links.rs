@@ -1,21 +1,24 @@
 //! The other names of a lower file that is copied up.
 //!
 //! They are linked to the copy while it is still in the work directory: when the copy gets the name it was asked for,
-//! the others are there already. A crash before that leaves names on a copy with the same content, which the next
-//! mount shows as a file of its own.
+//! the others are there already. A crash before that leaves names on a copy with the same content. Its name in the
+//! work directory tells so, and the next mount takes those names back, so that the lower file shows again under all.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags};
+use rustix::fs::{self, AtFlags, OFlags};
+use rustix::io::Errno;
 
 use super::Upper;
 use super::copy_up::{Depth, keeping_times};
 use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
 use crate::layer::LayerNode;
+use crate::sys;
 use crate::union::inode::{Inode, Link};
 use crate::union::{LowerRef, Union};
 
@@ -29,6 +32,67 @@ pub(super) fn undo(given: &[Given]) {
             tracing::warn!(name = %name.display(), %error, "a hard link of a failed copy stays");
         }
     }
+}
+
+/// What begins the name, in the work directory, of a copy that gets other names before its own.
+const STAGED_PREFIX: &str = "links";
+
+/// A name in the work directory for a copy of a file with several names. It loses this name when it gets the one it
+/// was asked for: as long as it is there, its other names count for nothing.
+pub(super) fn staged_name(upper: &Upper) -> OsString {
+    let mut name = OsString::from(STAGED_PREFIX);
+    name.push(upper.fresh_name());
+    name
+}
+
+/// Takes back the names of copies that did not come to be because the server died: `work` is the work directory as
+/// it was left. Nobody can have written to such a copy, as nobody was told of it.
+pub(super) fn take_back_unfinished(root: &OwnedFd, work: &OwnedFd) -> Result<()> {
+    let doing = "look for copies that did not come to be";
+    let left = match sys::open_at(work, OsStr::new("work"), OFlags::RDONLY | OFlags::DIRECTORY) {
+        Ok(left) => left,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(()),
+        Err(error) => return Err(error).doing(doing),
+    };
+    let mut unfinished = HashMap::new();
+    for entry in sys::list(&left).doing(doing)? {
+        if entry.name.as_bytes().starts_with(STAGED_PREFIX.as_bytes()) {
+            let attr = sys::stat_at(&left, &entry.name).doing(doing)?;
+            if !attr.is_dir() && attr.nlink > 1 {
+                unfinished.insert((attr.dev, attr.ino), attr.nlink - 1);
+            }
+        }
+    }
+    take_back_in(root, &mut unfinished)
+}
+
+/// Removes the names of these files, by device and number, from a tree; stops when all are found.
+fn take_back_in(dir: &OwnedFd, unfinished: &mut HashMap<(u64, u64), u32>) -> Result<()> {
+    let doing = "take back names of a copy that did not come to be";
+    if unfinished.is_empty() {
+        return Ok(());
+    }
+    for entry in sys::list(dir).doing(doing)? {
+        let attr = sys::stat_at(dir, &entry.name).doing(doing)?;
+        if attr.is_dir() {
+            match sys::open_at(dir, &entry.name, OFlags::RDONLY | OFlags::DIRECTORY) {
+                Ok(child) => take_back_in(&child, unfinished)?,
+                Err(error) => tracing::warn!(name = %entry.name.display(), %error, "{doing}"),
+            }
+            continue;
+        }
+        let Some(names) = unfinished.get_mut(&(attr.dev, attr.ino)) else {
+            continue;
+        };
+        *names -= 1;
+        if *names == 0 {
+            unfinished.remove(&(attr.dev, attr.ino));
+        }
+        keeping_times(dir, || {
+            fs::unlinkat(dir, &entry.name, AtFlags::empty()).doing(doing)
+        })?;
+    }
+    Ok(())
 }
 
 impl Union {
