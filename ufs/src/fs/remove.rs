@@ -4,16 +4,16 @@
 //! or link, so that after a crash the name is either still there or gone.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, RenameFlags};
+use rustix::fs::{self, AtFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::Fs;
 use super::link::move_over;
 use crate::error::{Doing, Error, Result};
-use crate::sys;
+use crate::sys::{self, SetTime, XattrOf};
 use crate::union::inode::{Inode, Node};
 use crate::upper::Upper;
 use crate::upper::copy_up::Depth;
@@ -137,29 +137,50 @@ impl Fs {
     }
 
     /// Clears the whiteouts that an empty merged directory still has in the upper, by exchanging it for an empty
-    /// opaque one, so that something can be renamed onto it.
+    /// opaque one that looks like it, so that something can be renamed onto it. Answers where the old one is now, in
+    /// the work directory.
     pub(super) fn clear_emptied(
         &self,
         upper: &Upper,
         inode: &Inode,
         dir: &OwnedFd,
         name: &OsStr,
-    ) -> Result<()> {
+    ) -> Result<Option<OsString>> {
         if self.union.upper_whiteouts(inode)?.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let empty: OsString = upper.fresh_name();
-        let old = upper.dir_of(inode)?;
-        let attr = sys::stat_fd(&old).doing("read attributes of directory")?;
-        let mode = rustix::fs::Mode::from_raw_mode(attr.permissions());
-        fs::mkdirat(upper.work(), &empty, mode).doing("make empty directory")?;
-        let named = sys::name_at(upper.work(), &empty).doing("make empty directory")?;
+        let made = self
+            .make_like(upper, &*upper.dir_of(inode)?, &empty)
+            .and_then(|()| {
+                fs::renameat_with(upper.work(), &empty, dir, name, RenameFlags::EXCHANGE)
+                    .doing("exchange emptied directory")
+            });
+        if made.is_err() {
+            upper.discard(&empty);
+        }
+        made.map(|()| Some(empty))
+    }
+
+    /// Makes an opaque directory in the work directory that has all that can be seen of `old`, but no entries.
+    fn make_like(&self, upper: &Upper, old: &OwnedFd, name: &OsStr) -> Result<()> {
+        let doing = "make empty directory";
+        let attr = sys::stat_fd(old).doing("read attributes of directory")?;
+        fs::mkdirat(upper.work(), name, rustix::fs::Mode::from_raw_mode(0o700)).doing(doing)?;
+        let named = sys::name_at(upper.work(), name).doing(doing)?;
+        sys::chown(&named, Some(attr.uid), Some(attr.gid)).doing(doing)?;
+        sys::chmod(&named, attr.permissions()).doing(doing)?;
+        let number = upper.space.name("shale.ino");
+        for xattr in sys::xattr_names(XattrOf::Fd(old.as_fd())).doing(doing)? {
+            if xattr != number && upper.space.to_shown(&xattr).is_none() {
+                continue;
+            }
+            if let Some(value) = sys::xattr(XattrOf::Fd(old.as_fd()), &xattr).doing(doing)? {
+                sys::set_xattr(&named, &xattr, &value, XattrFlags::empty()).doing(doing)?;
+            }
+        }
         upper.set_mark(&named, "opaque", b"y")?;
-        sys::chown(&named, Some(attr.uid), Some(attr.gid)).doing("make empty directory")?;
-        sys::chmod(&named, attr.permissions()).doing("make empty directory")?;
-        let exchanged = fs::renameat_with(upper.work(), &empty, dir, name, RenameFlags::EXCHANGE);
-        upper.discard(&empty);
-        exchanged.doing("exchange emptied directory")
+        sys::set_times(&named, SetTime::At(attr.atime), SetTime::At(attr.mtime)).doing(doing)
     }
 }
 

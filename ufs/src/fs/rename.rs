@@ -163,12 +163,6 @@ impl Fs {
     ) -> Result<()> {
         let moved = &source.node().inode;
         let replaced = target.map(|target| &target.node().inode);
-        if moved.is_dir()
-            && let Some(replaced) = replaced
-            && replaced.in_upper()
-        {
-            self.clear_emptied(upper, replaced, &to.dir, to.name)?;
-        }
         self.hide_below(upper, moved, to)?;
         note_arrival(upper, moved, to)?;
         let orphaned = match replaced {
@@ -177,10 +171,12 @@ impl Fs {
         };
         // Both names lead to the file while it moves: somebody who resolves it meanwhile must find it.
         moved.add_name(to.parent, to.name);
-        let result = if moved.is_dir() && to.whiteout {
-            swap_with_whiteout(from, to)
-        } else {
-            move_file(upper, from, to)
+        let result = match replaced {
+            Some(replaced) if moved.is_dir() && replaced.in_upper() => {
+                self.move_onto_emptied(upper, replaced, from, to)
+            }
+            _ if moved.is_dir() && to.whiteout => swap_with_whiteout(from, to),
+            _ => move_file(upper, from, to),
         };
         let left = if result.is_ok() { from } else { to };
         moved.remove_link(left.parent, left.name);
@@ -188,6 +184,27 @@ impl Fs {
             Some(replaced) => self.note_removal(replaced, to.parent, to.name, orphaned, result),
             None => result,
         }
+    }
+
+    /// Moves a directory onto an empty one, which is cleared of whiteouts for it, and is what it was when that fails.
+    fn move_onto_emptied(
+        &self,
+        upper: &Upper,
+        replaced: &Inode,
+        from: &Spot<'_>,
+        to: &Spot<'_>,
+    ) -> Result<()> {
+        let cleared = self.clear_emptied(upper, replaced, &to.dir, to.name)?;
+        let result = move_file(upper, from, to);
+        let Some(old) = cleared else { return result };
+        if result.is_err() {
+            let flags = fs::RenameFlags::EXCHANGE;
+            if let Err(error) = fs::renameat_with(upper.work(), &old, &*to.dir, to.name, flags) {
+                tracing::warn!(name = %to.name.display(), %error, "a directory lost its number");
+            }
+        }
+        upper.discard(&old);
+        result
     }
 
     fn exchange(
