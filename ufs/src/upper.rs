@@ -267,6 +267,16 @@ impl Upper {
         self.set_mark(dir, "impure", b"y")
     }
 
+    /// Notes that a directory with nothing below may hold a whiteout for a moment. Without this mark the kernel's
+    /// overlayfs lists the names in such a directory as they are (`ovl_get_inode`, fs/overlayfs/inode.c: an origin
+    /// tells that it may have been merged once), and after a crash would show a name that leads nowhere.
+    pub(crate) fn note_whiteouts(&self, dir: impl AsFd) -> Result<()> {
+        match sys::set_xattr(dir, &self.space.name("origin"), b"", XattrFlags::CREATE) {
+            Err(Errno::EXIST) => Ok(()),
+            result => result.doing("set mark in upper"),
+        }
+    }
+
     pub(crate) fn remove_mark(&self, fd: impl AsFd, mark: &str) -> Result<()> {
         match sys::remove_xattr(fd, &self.space.name(mark)) {
             Err(Errno::NODATA) => Ok(()),

@@ -175,7 +175,7 @@ impl Fs {
             Some(replaced) if moved.is_dir() && replaced.in_upper() => {
                 self.move_onto_emptied(upper, replaced, from, to)
             }
-            _ if moved.is_dir() && to.whiteout => swap_with_whiteout(from, to),
+            _ if moved.is_dir() && to.whiteout => swap_with_whiteout(upper, from, to),
             _ => move_file(upper, from, to),
         };
         let left = if result.is_ok() { from } else { to };
@@ -307,7 +307,10 @@ fn note_arrival(upper: &Upper, moved: &Inode, to: &Spot<'_>) -> Result<()> {
 }
 
 /// A directory cannot replace a whiteout: the two change places, and the whiteout stays only where it is needed.
-fn swap_with_whiteout(from: &Spot<'_>, to: &Spot<'_>) -> Result<()> {
+fn swap_with_whiteout(upper: &Upper, from: &Spot<'_>, to: &Spot<'_>) -> Result<()> {
+    if from.parent.lowers().is_empty() {
+        upper.note_whiteouts(&*from.dir)?;
+    }
     fs::renameat_with(
         &*from.dir,
         from.name,
