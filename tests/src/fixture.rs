@@ -3,7 +3,7 @@
 use crate::mount::{Backend, MountGuard, MountSpec};
 use crate::posix;
 use crate::scratch::Scratch;
-use crate::snapshot::Snapshot;
+use crate::snapshot::Untouched;
 use std::path::{Path, PathBuf};
 
 /// A mounted union over layers of the test's making. Dropping it unmounts and compares the layers.
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub struct Fixture {
     guard: Option<MountGuard>,
     spec: MountSpec,
-    layers_before: Vec<Snapshot>,
+    layers: Untouched,
     mount_point: PathBuf,
     backend: Backend,
     scratch: Scratch,
@@ -58,12 +58,12 @@ impl Fixture {
     #[must_use]
     pub fn over(scratch: Scratch, backend: Backend, spec: MountSpec) -> Fixture {
         let mount_point = scratch.directory("merged");
-        let layers_before = digest_layers(&spec.lowers);
+        let layers = Untouched::watch(&spec.lowers);
         let guard = MountGuard::mount(backend, &spec, &mount_point).expect("mount the union");
         Fixture {
             guard: Some(guard),
             spec,
-            layers_before,
+            layers,
             mount_point,
             backend,
             scratch,
@@ -152,15 +152,7 @@ impl Fixture {
 
     /// Fails when a lower layer is not what it was before the mount.
     pub fn assert_layers_untouched(&self) {
-        for ((path, before), after) in self
-            .spec
-            .lowers
-            .iter()
-            .zip(&self.layers_before)
-            .zip(digest_layers(&self.spec.lowers))
-        {
-            before.assert_same(&after, &format!("the lower layer {} changed", path.display()));
-        }
+        self.layers.check("while mounted");
     }
 }
 
@@ -169,16 +161,9 @@ impl Drop for Fixture {
         if std::thread::panicking() {
             return;
         }
+        // The layers are compared after that.
         self.unmount();
-        self.assert_layers_untouched();
     }
-}
-
-fn digest_layers(lowers: &[PathBuf]) -> Vec<Snapshot> {
-    lowers
-        .iter()
-        .map(|lower| Snapshot::digest(lower).expect("digest a layer"))
-        .collect()
 }
 
 /// Writes a file with its parents, for filling layers.

@@ -312,6 +312,43 @@ fn show_xattrs(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> String {
     format!("[{}]", shown.join(" "))
 }
 
+/// Compares directories that nobody may change with what they were, when it goes.
+#[derive(Debug)]
+pub struct Untouched(Vec<(PathBuf, Snapshot)>);
+
+impl Untouched {
+    /// Takes down what these layers are.
+    #[must_use]
+    pub fn watch(layers: &[PathBuf]) -> Untouched {
+        let digest = |layer: &PathBuf| Snapshot::digest(layer).expect("digest a layer");
+        Untouched(
+            layers
+                .iter()
+                .map(|layer| (layer.clone(), digest(layer)))
+                .collect(),
+        )
+    }
+
+    /// Fails when a layer is not what it was.
+    pub fn check(&self, context: &str) {
+        for (layer, before) in &self.0 {
+            let after = Snapshot::digest(layer).expect("digest a layer");
+            before.assert_same(
+                &after,
+                &format!("{context}: the lower layer {} changed", layer.display()),
+            );
+        }
+    }
+}
+
+impl Drop for Untouched {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check("at the end");
+        }
+    }
+}
+
 /// Checks that what a listing says of each name (type and inode number) is what `lstat` says of it.
 pub fn check_listing(root: &Path) -> Vec<String> {
     let mut wrong = Vec::new();

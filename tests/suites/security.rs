@@ -6,6 +6,7 @@ use shale_tests::for_each_union;
 use shale_tests::mount::{Backend, MountGuard, MountSpec};
 use shale_tests::posix::{self, assert_errno, set_xattr};
 use shale_tests::scratch::Scratch;
+use shale_tests::snapshot::Untouched;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -108,6 +109,7 @@ for_each_union! {
             });
             let at = scratch.directory("merged");
             // Refusing the mount, the name or the listing: all are right.
+            let _layers = Untouched::watch(&spec.lowers);
             if let Ok(guard) = MountGuard::mount(backend, &spec, &at) {
                 assert_no_secret(&at);
                 drop(guard);
@@ -127,6 +129,7 @@ for_each_union! {
                 mark(&upper.join("stolen"), "trusted.overlay.redirect", value.as_bytes());
             });
             let at = scratch.directory("merged");
+            let _layers = Untouched::watch(&spec.lowers);
             if let Ok(guard) = MountGuard::mount(backend, &spec, &at) {
                 assert_no_secret(&at);
                 drop(guard);
@@ -144,6 +147,7 @@ for_each_union! {
             }
         });
         let at = scratch.directory("merged");
+        let _layers = Untouched::watch(&spec.lowers);
         if let Ok(guard) = MountGuard::mount(backend, &spec, &at) {
             for name in ["a", "b", "self"] {
                 let _ = posix::names(&at.join(name));
@@ -226,6 +230,7 @@ fn strange_uppers(backend: Backend) {
         );
     });
     let at = scratch.directory("merged");
+    let _layers = Untouched::watch(&spec.lowers);
     let guard = MountGuard::mount(backend, &spec, &at).expect("mount");
     let names = listed(&at);
     assert!(
