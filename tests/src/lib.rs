@@ -3,6 +3,8 @@
 //! ```text
 //! suites/*.rs ──► Fixture ──► Scratch (fresh ext4)   layers on disk, digests before and after
 //!      │             └──────► MountGuard             kernel overlayfs | fuse-overlayfs | shale-ufs
+//!      ├──► steps ───► Tracer                    the server killed at every change it makes
+//!      ├──► power ───► Disks                     the power cut at every flush of the disk below
 //!      └──► runner ──► Model (pure)  ⇄  RealTree (system calls)   step by step, then whole trees
 //! ```
 //!
@@ -14,6 +16,7 @@
 //! `SHALE_TESTS_NO_SKIP` (skips that are failures), `SHALE_TESTS_SHALE_UFS` (another mount program to test).
 
 pub mod crowd;
+pub mod disks;
 pub mod fixture;
 pub mod image;
 pub mod layers;
@@ -21,11 +24,14 @@ pub mod model;
 pub mod mount;
 pub mod ops;
 pub mod posix;
+pub mod power;
 pub mod programs;
 pub mod real;
 pub mod runner;
 pub mod scratch;
 pub mod skip;
 pub mod snapshot;
+pub mod steps;
 pub mod strategies;
 pub mod sys;
+pub mod tracer;

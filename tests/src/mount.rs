@@ -426,7 +426,7 @@ fn start_watchdog(pid: i32) -> mpsc::Sender<()> {
 
 /// Tries again while a mount is busy: a process that another test thread starts just now holds copies of all
 /// descriptors until it executes its program.
-fn patiently(attempt: impl Fn() -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn patiently(attempt: impl Fn() -> io::Result<()>) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(3);
     loop {
         match attempt() {

@@ -1,4 +1,4 @@
-//! The only unsafe code of the tests: shared file mappings.
+//! The only unsafe code of the tests: shared file mappings, and what a traced program is about to ask of the kernel.
 #![allow(unsafe_code)]
 
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
@@ -64,4 +64,32 @@ impl Drop for Mapping {
         // SAFETY: the range is exactly the mapping, and no reference into it is ever handed out.
         let _ = unsafe { rustix::mm::munmap(self.start, self.len) };
     }
+}
+
+/// Where a traced thread stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyscallStop {
+    /// Before a system call.
+    Entry {
+        /// Its number.
+        number: i64,
+        /// Its arguments.
+        arguments: [u64; 6],
+    },
+    /// Behind one, or elsewhere.
+    Other,
+}
+
+/// What the stopped thread is about to do (`PTRACE_GET_SYSCALL_INFO` of ptrace(2)).
+pub fn syscall_stop(thread: nix::unistd::Pid) -> io::Result<SyscallStop> {
+    let info = nix::sys::ptrace::syscall_info(thread)?;
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return Ok(SyscallStop::Other);
+    }
+    // SAFETY: for this value of `op` the kernel has filled in `entry`.
+    let entry = unsafe { info.u.entry };
+    Ok(SyscallStop::Entry {
+        number: entry.nr.cast_signed(),
+        arguments: entry.args,
+    })
 }
