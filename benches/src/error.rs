@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     /// Mounting needs rights that the caller lacks.
-    #[error("a comparison needs root to make a loop device and to mount; run it with sudo")]
+    #[error("a loop device needs root: run it with sudo")]
     NotRoot,
     /// A program that is needed is not installed.
     #[error("cannot start `{program}`; install it or name its path")]
@@ -38,6 +38,17 @@ pub enum BenchError {
     /// A workload did not do what it should have done, so that its time would mean nothing.
     #[error("wrong result: {0}")]
     Wrong(String),
+    /// The disk is too small.
+    #[error("{} needs {needed_mib} MiB and has {free_mib}; --size makes the large file shorter, --dir names another disk",
+            dir.display())]
+    Space {
+        /// Where the base was to be.
+        dir: PathBuf,
+        /// What it would take.
+        needed_mib: u64,
+        /// What is there.
+        free_mib: u64,
+    },
     /// The user, or the system, asked to stop.
     #[error("interrupted")]
     Interrupted,

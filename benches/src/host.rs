@@ -1,6 +1,7 @@
 //! Where and when a run was made: without it a figure means nothing.
 
 use std::fs;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -57,6 +58,20 @@ impl Host {
 #[must_use]
 pub fn load() -> String {
     first_line("/proc/loadavg")
+}
+
+/// The type of the file system that a directory lies on.
+#[must_use]
+pub fn file_system(dir: &Path) -> String {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mounts = text.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        Some((words.next()?, words.next()?)).filter(|(path, _)| dir.starts_with(path))
+    });
+    // of two mounts at the same place, the later one covers the other
+    let longest = mounts.max_by_key(|(path, _)| path.len());
+    longest.map_or("unknown", |(_, kind)| kind).to_owned()
 }
 
 /// Peak and present memory of a process in KiB, of its own pages and the files it maps.
@@ -132,6 +147,12 @@ mod tests {
         ] {
             assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn directories_lie_on_the_file_system_of_their_mount() {
+        assert_eq!(file_system(Path::new("/proc/self")), "proc");
+        assert_ne!(file_system(Path::new("/")), "unknown");
     }
 
     #[test]

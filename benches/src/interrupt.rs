@@ -1,11 +1,12 @@
-//! SIGINT, SIGTERM and SIGHUP end a comparison between two measurements, so that every mount is taken down.
+//! SIGINT, SIGTERM and SIGHUP end a run between two measurements, so that every mount is taken down.
 //!
 //! ```text
 //! first signal  ─► flag, seen by check() before the next measurement
-//! second signal ─► the server that is being measured is killed as well: the workload fails and everything unwinds
+//! second signal ─► the servers and programs in use are killed as well: the workload fails and everything unwinds
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
@@ -13,8 +14,8 @@ use nix::unistd::Pid;
 use crate::error::{BenchError, Result};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
-/// Process number of the server in use; 0: none.
-static SERVER: AtomicI32 = AtomicI32::new(0);
+/// Children that a second signal kills. Each is taken out right after it was waited for.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Starts to watch. Call it before any other thread exists: the signals are blocked in this thread and all that it
 /// starts, processes included, so that Ctrl-C in a terminal takes no server away from under a workload.
@@ -42,10 +43,13 @@ fn on_signal() {
         eprintln!("\nstopping after this measurement (again: at once)");
         return;
     }
-    let server = SERVER.load(Ordering::SeqCst);
-    if server > 0 {
-        let _ = kill(Pid::from_raw(server), Signal::SIGKILL);
+    for pid in running().iter() {
+        let _ = kill(*pid, Signal::SIGKILL);
     }
+}
+
+fn running() -> MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether to go on.
@@ -59,8 +63,20 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Tells which server a second signal should kill.
-pub(crate) fn set_server(pid: Option<u32>) {
-    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
-    SERVER.store(pid, Ordering::SeqCst);
+/// A child that a second signal should kill, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Running(Option<Pid>);
+
+impl Running {
+    pub(crate) fn new(pid: u32) -> Self {
+        let pid = i32::try_from(pid).ok().map(Pid::from_raw);
+        running().extend(pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        running().retain(|pid| Some(*pid) != self.0);
+    }
 }

@@ -8,56 +8,77 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::data::{Data, Sizes, read_all};
-use crate::error::{BenchError, Doing, Result, chain};
+use crate::candidate::{Candidate, Images, Stand, Standing};
+use crate::data::{Data, Sizes};
+use crate::error::{Doing, Result, chain};
+use crate::random_io::RandomIo;
 use crate::report::{Cell, Memory, Row};
 use crate::scratch::{self, Scratch};
-use crate::system::{Layout, Mounted, System};
-use crate::workload::{Caches, Site, Workload};
+use crate::workload::{Caches, Change, Outcome, Site, Workload};
 use crate::{host, interrupt};
 
-/// What to compare.
-pub struct Plan<'a> {
+/// A comparison that is under way.
+pub(crate) struct Runner<'a> {
     /// Where.
-    pub scratch: &'a Scratch,
+    pub(crate) scratch: &'a Scratch,
     /// The layers.
-    pub data: &'a Data,
+    pub(crate) data: Data,
     /// How much.
-    pub sizes: &'a Sizes,
+    pub(crate) sizes: &'a Sizes,
     /// Whom.
-    pub systems: &'a [System],
+    pub(crate) candidates: &'a [Candidate],
+    /// The one that ratios are taken to.
+    pub(crate) base: Option<&'static str>,
     /// How often.
-    pub rounds: usize,
+    pub(crate) rounds: usize,
+    /// How random reads and writes are made.
+    pub(crate) random_io: RandomIo,
+    /// The images of the run.
+    pub(crate) images: Images,
+    /// The options of each candidate's mounts, from its first one.
+    pub(crate) options: Vec<Option<String>>,
 }
 
 /// One measurement.
 struct Sample {
-    seconds: f64,
+    value: f64,
     memory: Option<(u64, u64)>,
+    options: Option<String>,
 }
 
-impl Plan<'_> {
-    /// Measures one workload on all systems, in all rounds.
+impl Runner<'_> {
+    /// Measures one workload on all systems, in all rounds; `turn` is told of each.
     ///
     /// # Errors
-    /// Only [`BenchError::Interrupted`], or when the machine itself fails us.
-    pub fn measure(&self, workload: &dyn Workload) -> Result<Row> {
-        let mut cells: Vec<Cell> = self
-            .systems
-            .iter()
-            .map(|system| Cell::new(system.name()))
-            .collect();
+    /// When interrupted, or when the layers cannot be made.
+    pub(crate) fn measure(
+        &mut self,
+        workload: &dyn Workload,
+        turn: &mut dyn FnMut(usize, &'static str),
+    ) -> Result<Row> {
+        self.data.make(workload.stack())?;
+        self.data.look_at(workload.stack())?;
+        let mut cells: Vec<Cell> = self.candidates.iter().map(|one| Cell::new(one.name())).collect();
+        for (cell, candidate) in cells.iter_mut().zip(self.candidates) {
+            cell.absent = self.unfit(workload, candidate);
+        }
         for round in 0..self.rounds {
-            for turn in 0..self.systems.len() {
-                interrupt::check()?;
-                let number = (round + turn) % self.systems.len();
+            for step in 0..cells.len() {
+                let number = (round + step) % cells.len();
                 let cell = &mut cells[number];
-                match self.sample(workload, &self.systems[number]) {
+                if cell.absent.is_some() {
+                    continue;
+                }
+                interrupt::check()?;
+                turn(round, cell.system);
+                match self.sample(workload, &self.candidates[number]) {
                     Ok(sample) => {
-                        cell.seconds.push(sample.seconds);
+                        cell.samples.push(sample.value);
                         cell.memory = sample
                             .memory
                             .map(|(peak_kib, rss_kib)| Memory { peak_kib, rss_kib });
+                        let options = &mut self.options[number];
+                        *options = options.take().or(sample.options);
                     }
                     Err(error) => {
                         // A signal that killed the server is the cause of whatever failed then.
@@ -67,78 +88,130 @@ impl Plan<'_> {
                 }
             }
         }
-        Ok(Row::new(workload, self.sizes, cells))
+        Ok(Row::new(workload, self.sizes, cells, self.base))
     }
 
-    fn sample(&self, workload: &dyn Workload, system: &System) -> Result<Sample> {
-        let upper = Upper::make(&self.scratch.base())?;
-        let lowers = self.data.lowers(workload.stack());
-        if workload.caches() == Caches::WarmLayers {
-            for lower in &lowers {
-                read_all(lower)?;
-            }
+    fn unfit(&self, workload: &dyn Workload, candidate: &Candidate) -> Option<&'static str> {
+        let kind = candidate.kind();
+        if workload.change() != Change::Nothing && !kind.writable {
+            return Some("read-only");
         }
-        let layout = Layout {
-            lowers,
-            upper: upper.dir.join("upper"),
-            work: upper.dir.join("work"),
+        if !kind.stackable && self.data.lowers(workload.stack()).len() > 1 {
+            return Some("images here have one layer");
+        }
+        workload.unfit(kind)
+    }
+
+    fn sample(&mut self, workload: &dyn Workload, candidate: &Candidate) -> Result<Sample> {
+        let uppers = Uppers::make(self.scratch, workload.mounts())?;
+        let standing = |number: usize| Standing {
+            data: &self.data,
+            stack: workload.stack(),
+            change: workload.change(),
+            upper: &uppers.places[number].0,
+            mountpoint: &uppers.places[number].1,
         };
-        let mounted = system.mount(&layout, &self.scratch.mountpoint())?;
-        let sample = self.time(workload, &mounted);
+        if caches(workload) == Caches::WarmLayers {
+            candidate.warm(&standing(0), &mut self.images)?;
+        }
+        let mut stands = Vec::new();
+        for number in 0..workload.mounts() {
+            stands.push(candidate.stand(&standing(number), &mut self.images)?);
+        }
+        let sample = self.time(workload, &stands);
         // A workload's failure is told before that of the unmount which may follow from it.
-        let ended = mounted.end();
+        let ended: Vec<Result<()>> = stands.into_iter().map(Stand::end).collect();
         let sample = sample?;
-        ended?;
-        upper.remove()?;
+        ended.into_iter().collect::<Result<()>>()?;
+        uppers.remove()?;
         Ok(sample)
     }
 
-    fn time(&self, workload: &dyn Workload, mounted: &Mounted) -> Result<Sample> {
+    fn time(&self, workload: &dyn Workload, stands: &[Stand]) -> Result<Sample> {
+        let roots: Vec<PathBuf> = stands.iter().map(|stand| stand.root().to_path_buf()).collect();
+        let server = stands[0].server();
         let site = Site {
-            root: mounted.root(),
+            root: &roots[0],
+            roots: &roots,
             sizes: self.sizes,
+            data: &self.data,
+            server,
+            random_io: &self.random_io,
         };
         workload.prepare(site)?;
-        match workload.caches() {
+        let passes = match caches(workload) {
+            Caches::ColdCaches | Caches::WarmLayers => 0,
+            Caches::WarmMount => 1,
+            Caches::ThirdPass => 2,
+        };
+        for _ in 0..passes {
+            workload.run(site)?;
+        }
+        match caches(workload) {
             Caches::ColdCaches => scratch::drop_caches()?,
-            Caches::WarmMount => {
-                workload.run(site)?;
-                scratch::settle();
-            }
-            Caches::WarmLayers => scratch::settle(),
+            _ => scratch::settle(),
         }
         let started = Instant::now();
-        workload.run(site)?;
-        let seconds = started.elapsed().as_secs_f64();
+        let outcome = workload.run(site)?;
+        let passed = started.elapsed().as_secs_f64();
         Ok(Sample {
-            seconds,
-            memory: mounted.server().and_then(host::memory_of),
+            value: match outcome {
+                Outcome::Done => passed,
+                Outcome::Value(value) => value,
+            },
+            memory: server.and_then(host::memory_of),
+            options: stands[0].options(),
         })
     }
 }
 
-/// An empty upper and work directory, removed with all that a system put there.
-struct Upper {
-    dir: PathBuf,
+/// The state that a workload starts in here: only root can empty the caches.
+pub(crate) fn caches(workload: &dyn Workload) -> Caches {
+    match workload.caches() {
+        Caches::ColdCaches if !scratch::is_root() => Caches::WarmLayers,
+        caches => caches,
+    }
 }
 
-impl Upper {
-    fn make(base: &Path) -> Result<Self> {
-        let dir = base.join("u");
+/// Empty upper and work directories and mount points, removed with all that a system put there.
+struct Uppers {
+    dir: PathBuf,
+    places: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Uppers {
+    fn make(scratch: &Scratch, count: usize) -> Result<Self> {
+        let dir = scratch.base().join("u");
+        let mut uppers = Self {
+            places: vec![(dir.join("0"), scratch.mountpoint())],
+            dir,
+        };
         // Left by a measurement that failed.
-        if dir.exists() {
-            fs::remove_dir_all(&dir).doing("remove", &dir)?;
+        if uppers.dir.exists() {
+            remove(&uppers.dir)?;
         }
-        for part in ["upper", "work"] {
-            let part = dir.join(part);
-            fs::create_dir_all(&part).doing("make", &part)?;
+        for number in 1..count {
+            let place = uppers.dir.join(number.to_string());
+            let mountpoint = place.join("mnt");
+            fs::create_dir_all(&mountpoint).doing("make", &mountpoint)?;
+            uppers.places.push((place, mountpoint));
         }
-        Ok(Self { dir })
+        for (place, _) in &uppers.places {
+            for part in ["upper", "work"] {
+                let part = place.join(part);
+                fs::create_dir_all(&part).doing("make", &part)?;
+            }
+        }
+        Ok(uppers)
     }
 
-    fn remove(self) -> Result<(), BenchError> {
-        fs::remove_dir_all(&self.dir).doing("remove", &self.dir)?;
+    fn remove(self) -> Result<()> {
+        remove(&self.dir)?;
         scratch::settle();
         Ok(())
     }
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    fs::remove_dir_all(dir).doing("remove", dir)
 }

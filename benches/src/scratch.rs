@@ -1,4 +1,5 @@
-//! A fresh journaled ext4 on a loop device, so that no history of the machine's own disk biases a comparison.
+//! A fresh journaled ext4 on a loop device, so that no history of the machine's own disk biases a comparison; a plain
+//! directory for those who may not make one.
 //!
 //! ```text
 //! DIR/shale-bench-XXXXXX/base   the ext4: layers, uppers, work directories
@@ -10,7 +11,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -18,6 +19,8 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::mount::{MntFlags, umount2};
 
 use crate::error::{BenchError, Doing, Result};
+use crate::images::place;
+use crate::interrupt;
 
 /// How often a busy unmount is tried, and the pause between two attempts.
 const UNMOUNT_ATTEMPTS: u32 = 100;
@@ -28,6 +31,7 @@ const UNMOUNT_PAUSE: Duration = Duration::from_millis(20);
 pub struct Scratch {
     dir: PathBuf,
     mounted: bool,
+    plain: bool,
 }
 
 impl Scratch {
@@ -44,18 +48,11 @@ impl Scratch {
     /// # Errors
     /// As [`Scratch::make`].
     pub fn make_for(parent: &Path, size_bytes: u64, files: Option<u64>) -> Result<Self> {
-        if !nix::unistd::geteuid().is_root() {
+        if !is_root() {
             return Err(BenchError::NotRoot);
         }
-        let dir = tempfile::Builder::new()
-            .prefix("shale-bench-")
-            .tempdir_in(parent)
-            .doing("make a directory in", parent)?
-            .keep();
-        let mut scratch = Self { dir, mounted: false };
+        let mut scratch = Self::directories(parent, false)?;
         let (base, image) = (scratch.base(), scratch.image());
-        fs::create_dir(&base).doing("make", &base)?;
-        fs::create_dir(scratch.mountpoint()).doing("make", &scratch.mountpoint())?;
         allocate(&image, size_bytes)?;
         let quick = "lazy_itable_init=0,lazy_journal_init=0";
         let mut mkfs = Command::new("mkfs.ext4");
@@ -73,7 +70,32 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// The root of the ext4.
+    /// A directory of `parent` as it is, with whatever file system and history that has.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn directory(parent: &Path) -> Result<Self> {
+        Self::directories(parent, true)
+    }
+
+    fn directories(parent: &Path, plain: bool) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("shale-bench-")
+            .tempdir_in(parent)
+            .doing("make a directory in", parent)?
+            .keep();
+        let scratch = Self {
+            dir,
+            mounted: false,
+            plain,
+        };
+        for dir in [scratch.base(), scratch.mountpoint()] {
+            fs::create_dir(&dir).doing("make", &dir)?;
+        }
+        Ok(scratch)
+    }
+
+    /// The root of the ext4, or the directory in its place.
     #[must_use]
     pub fn base(&self) -> PathBuf {
         self.dir.join("base")
@@ -101,7 +123,13 @@ impl Drop for Scratch {
             );
             let _ = umount2(&self.base(), MntFlags::MNT_DETACH);
         }
-        // Never recursively: should something still be mounted, its content is none of ours to remove.
+        if self.plain {
+            place::unmount_below(&self.dir);
+            if !place::is_mounted_below(&self.dir) {
+                let _ = fs::remove_dir_all(self.base());
+            }
+        }
+        // Else never recursively: should something still be mounted, its content is none of ours to remove.
         let _ = fs::remove_file(self.image());
         let _ = fs::remove_dir(self.mountpoint());
         let _ = fs::remove_dir(self.base());
@@ -127,11 +155,28 @@ pub(crate) fn settle() {
     nix::unistd::sync();
 }
 
+/// Whether this is the machine's root, and not that of a user namespace: only the first may make loop devices and
+/// drop the kernel's caches.
+#[must_use]
+pub fn is_root() -> bool {
+    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    nix::unistd::geteuid().is_root() && fs::read_to_string("/proc/self/uid_map").is_ok_and(whole)
+}
+
 /// Writes everything out and empties the kernel's caches of pages, names and inodes.
 pub(crate) fn drop_caches() -> Result<()> {
     settle();
+    drop_some_caches("3")
+}
+
+/// Empties the caches of names and inodes alone.
+pub(crate) fn drop_inodes() -> Result<()> {
+    drop_some_caches("2")
+}
+
+fn drop_some_caches(which: &str) -> Result<()> {
     let control = Path::new("/proc/sys/vm/drop_caches");
-    fs::write(control, "3").doing("write to", control)
+    fs::write(control, which).doing("write to", control)
 }
 
 /// Space that is there from the start: a full disk is found out now, and not in the middle of a measurement.
@@ -144,13 +189,22 @@ fn allocate(image: &Path, size_bytes: u64) -> Result<()> {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end, without input; what it prints is dropped.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
+    run_fed(command.stdin(Stdio::null()).stdout(Stdio::null()))
+}
+
+/// Runs a program to its end, whose input and output the caller has set.
+pub(crate) fn run_fed(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|source| BenchError::Program {
+    let failed = |source| BenchError::Program {
         program: program.clone(),
         source,
-    })?;
+    };
+    let child = command.stderr(Stdio::piped()).spawn().map_err(failed)?;
+    let running = interrupt::Running::new(child.id());
+    let output = child.wait_with_output().map_err(failed)?;
+    drop(running);
     if output.status.success() {
         return Ok(());
     }

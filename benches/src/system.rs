@@ -8,22 +8,19 @@
 //! Servers run in the foreground as our children, with their messages in a nameless file that is read only when
 //! something fails. The kernel kills them should this program die.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{Read, Seek};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod overlay;
+mod server;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::mount::{MntFlags, umount2};
 
 use crate::error::{BenchError, Doing, Result};
-use crate::{interrupt, scratch, sys};
-
-const MOUNT_TIMEOUT: Duration = Duration::from_secs(10);
-const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
-const POLL_PAUSE: Duration = Duration::from_millis(2);
+use crate::scratch;
+use server::{Server, serve};
 
 /// A union file system under test.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +38,8 @@ pub enum System {
         program: PathBuf,
         /// Whether the kernel may do I/O on the backing files itself.
         passthrough: bool,
+        /// More options for it, as `-o` takes them.
+        options: Vec<String>,
     },
 }
 
@@ -64,10 +63,10 @@ impl System {
             Self::FuseOverlayfs { .. } => "fuse-overlayfs",
             Self::Shale {
                 passthrough: true, ..
-            } => "shale-ufs",
+            } => "shale",
             Self::Shale {
                 passthrough: false, ..
-            } => "shale-ufs-nopt",
+            } => "shale-plain",
         }
     }
 
@@ -84,8 +83,12 @@ impl System {
             .output()
             .map_err(|source| missing(program, source))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let named = self.name().split("-nopt").next().unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with(named));
+        let own = |line: &&str| {
+            ["fuse-overlayfs", "shale-ufs"]
+                .iter()
+                .any(|name| line.starts_with(name))
+        };
+        let line = text.lines().find(own);
         Ok(line.unwrap_or("unknown").to_owned())
     }
 
@@ -101,30 +104,31 @@ impl System {
     /// # Errors
     /// What the kernel or the server says; nothing is mounted then.
     pub fn mount(&self, layout: &Layout, mountpoint: &Path) -> Result<Mounted> {
-        let mut options = layout.options();
-        let Some(program) = self.program() else {
-            let flags = MsFlags::empty();
-            mount(
-                Some("overlay"),
-                mountpoint,
-                Some("overlay"),
-                flags,
-                Some(options.as_os_str()),
-            )
-            .doing("mount overlayfs at", mountpoint)?;
-            return Ok(Mounted {
-                mountpoint: mountpoint.to_path_buf(),
-                stands: true,
-                server: None,
-            });
+        let stands = |server| Mounted {
+            mountpoint: mountpoint.to_path_buf(),
+            stands: true,
+            server,
         };
+        let Some(program) = self.program() else {
+            overlay::mount(layout, mountpoint)?;
+            return Ok(stands(None));
+        };
+        let mut options = layout.options();
         if let Self::Shale {
-            passthrough: false, ..
+            passthrough,
+            options: more,
+            ..
         } = self
         {
-            options.push(",passthrough=off");
+            if !passthrough {
+                options.push(",passthrough=off");
+            }
+            for option in more {
+                options.push(",");
+                options.push(option);
+            }
         }
-        serve(program, &options, mountpoint)
+        Ok(stands(Some(serve(program, &options, mountpoint)?)))
     }
 }
 
@@ -154,85 +158,6 @@ fn missing(program: &Path, source: std::io::Error) -> BenchError {
     }
 }
 
-/// Starts a server and waits until its mount is there.
-fn serve(program: &Path, options: &OsString, mountpoint: &Path) -> Result<Mounted> {
-    let device = |path: &Path| Some(fs::symlink_metadata(path).ok()?.dev());
-    let before = device(mountpoint);
-    let log = tempfile::tempfile().doing("make a nameless file in", &std::env::temp_dir())?;
-    let mut command = Command::new(program);
-    command.arg("-f").arg("-o").arg(options).arg(mountpoint);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    command.stderr(log.try_clone().doing("use", Path::new("a nameless file"))?);
-    command.current_dir("/");
-    sys::dies_with_us(&mut command);
-    let child = command.spawn().map_err(|source| missing(program, source))?;
-    interrupt::set_server(Some(child.id()));
-    let mut server = Server { child, log };
-    let started = Instant::now();
-    loop {
-        if device(mountpoint).is_some_and(|now| Some(now) != before) {
-            return Ok(Mounted {
-                mountpoint: mountpoint.to_path_buf(),
-                stands: true,
-                server: Some(server),
-            });
-        }
-        let name = program.display().to_string();
-        if let Ok(Some(status)) = server.child.try_wait() {
-            interrupt::set_server(None);
-            return Err(BenchError::Failed {
-                program: name,
-                message: format!("{} ({status})", server.messages()),
-            });
-        }
-        if started.elapsed() > MOUNT_TIMEOUT {
-            let _ = umount2(mountpoint, MntFlags::MNT_DETACH);
-            server.kill();
-            return Err(BenchError::NotMounted {
-                program: name,
-                seconds: MOUNT_TIMEOUT.as_secs(),
-                message: server.messages(),
-            });
-        }
-        std::thread::sleep(POLL_PAUSE);
-    }
-}
-
-/// A server process and what it says.
-#[derive(Debug)]
-struct Server {
-    child: Child,
-    log: File,
-}
-
-impl Server {
-    fn messages(&mut self) -> String {
-        let mut text = String::new();
-        let _ = self.log.rewind();
-        let _ = self.log.read_to_string(&mut text);
-        text.trim().replace('\n', "; ")
-    }
-
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        interrupt::set_server(None);
-    }
-
-    /// Waits for the end that follows an unmount; kills a server that does not come to it.
-    fn reap(&mut self) {
-        let started = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if started.elapsed() > EXIT_TIMEOUT {
-                eprintln!("the server {} does not end; killing it", self.child.id());
-                break;
-            }
-            std::thread::sleep(POLL_PAUSE);
-        }
-        self.kill();
-    }
-}
-
 /// One mount; unmounted when dropped.
 #[derive(Debug)]
 pub struct Mounted {
@@ -248,10 +173,16 @@ impl Mounted {
         &self.mountpoint
     }
 
+    /// The options that the kernel tells of the mount, without the directories.
+    #[must_use]
+    pub fn options(&self) -> Option<String> {
+        mount_options(&self.mountpoint)
+    }
+
     /// Process number of the server, if there is one.
     #[must_use]
     pub fn server(&self) -> Option<u32> {
-        Some(self.server.as_ref()?.child.id())
+        Some(self.server.as_ref()?.pid())
     }
 
     /// Unmounts and waits for the server.
@@ -279,6 +210,23 @@ impl Drop for Mounted {
     }
 }
 
+/// The type and options of the file system at a mount point, as `/proc/self/mountinfo` tells them.
+pub(crate) fn mount_options(mountpoint: &Path) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    text.lines().rev().find_map(|line| {
+        let (of_mount, of_system) = line.split_once(" - ")?;
+        let mut words = of_mount.split(' ').skip(4);
+        (Path::new(words.next()?) == mountpoint).then_some(())?;
+        let mut system = of_system.split(' ');
+        let kind = system.next()?;
+        let own = system.nth(1)?.split(',');
+        let layers = ["lowerdir", "upperdir", "workdir"];
+        let told = own.filter(|option| !layers.iter().any(|layer| option.starts_with(layer)));
+        let options: Vec<_> = words.next()?.split(',').chain(told).collect();
+        Some(format!("{kind}: {}", options.join(",")))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,6 +239,13 @@ mod tests {
             work: "/w".into(),
         };
         assert_eq!(layout.options(), "lowerdir=/a:/b,upperdir=/u,workdir=/w");
+    }
+
+    #[test]
+    fn the_options_of_a_mount_are_those_of_the_kernel() {
+        let root = mount_options(Path::new("/")).unwrap();
+        assert!(root.contains(": rw,") || root.contains(": ro,"), "{root}");
+        assert_eq!(mount_options(Path::new("/nowhere")), None);
     }
 
     #[test]

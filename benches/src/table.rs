@@ -1,33 +1,27 @@
 //! The report as plain text for a terminal and for a file beside the JSON. Pure.
+//!
+//! ```text
+//! heading: machine, systems with their options, what is missing
+//! a block for each workload: bars, ratios, medians, spreads (chart)
+//! one grid of all ratios
+//! failures, workloads that were left out
+//! ```
 
 use std::fmt::Write;
 
+use crate::chart::{Style, block};
 use crate::host::Host;
-use crate::report::{BASE, Cell, Report, Row};
+use crate::report::{Report, Row};
 
 /// The whole text.
 #[must_use]
-pub fn render(report: &Report) -> String {
+pub fn render(report: &Report, style: &Style) -> String {
     let mut text = heading(report);
-    text.push_str(&grid(&times(report)));
-    text.push_str(
-        "\nEach cell: median, half the distance from the smallest to the largest sample, ratio to overlayfs.\n\n",
-    );
-    if let Some(memory) = memory(report) {
-        text.push_str(&memory);
-    }
     for row in &report.rows {
-        let _ = writeln!(text, "{}: {}", row.workload, row.about);
+        text.push_str(&block(row, report.base, style));
     }
-    for (row, cell) in report
-        .rows
-        .iter()
-        .flat_map(|row| row.cells.iter().map(move |cell| (row, cell)))
-    {
-        if let Some(failure) = &cell.failure {
-            let _ = writeln!(text, "failed: {} on {}: {failure}", row.workload, cell.system);
-        }
-    }
+    text.push_str(&grid(report, style));
+    text.push_str(&notes(report));
     text
 }
 
@@ -49,11 +43,29 @@ pub(crate) fn host_lines(host: &Host, rounds: usize) -> String {
 
 fn heading(report: &Report) -> String {
     let mut text = host_lines(&report.host, report.rounds);
+    let _ = writeln!(
+        text,
+        "base: {}; random reads and writes: {}",
+        report.file_system, report.random_io
+    );
+    if let Some(rootfs) = &report.rootfs {
+        let _ = writeln!(text, "root file system: {rootfs}");
+    }
+    if !report.caches_dropped {
+        text.push_str("cold is not cold: only root can empty the kernel's caches\n");
+    }
     for system in &report.systems {
-        let _ = writeln!(text, "{}: {}", system.name, system.version);
+        let _ = write!(text, "{}: {}", system.name, system.version);
+        let _ = match &system.options {
+            Some(options) => writeln!(text, "; {options}"),
+            None => writeln!(text),
+        };
     }
     for missing in &report.missing {
         let _ = writeln!(text, "missing: {missing}");
+    }
+    if report.interrupted {
+        text.push_str("interrupted: what was measured until then\n");
     }
     text.push('\n');
     text
@@ -64,32 +76,59 @@ fn short_load(load: &str) -> String {
     load.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-fn times(report: &Report) -> Vec<Vec<String>> {
-    let mut lines = vec![vec![String::new()]];
-    for system in &report.systems {
-        lines[0].extend([system.name.to_owned(), String::new(), String::new()]);
+fn notes(report: &Report) -> String {
+    let mut text = String::new();
+    let cells = |row: &'_ Row| {
+        row.cells
+            .iter()
+            .map(|cell| cell.failure.clone().map(|why| (cell.system, why)))
+            .collect::<Vec<_>>()
+    };
+    for row in &report.rows {
+        for (system, why) in cells(row).into_iter().flatten() {
+            let _ = writeln!(text, "failed: {} on {system}: {why}", row.workload);
+        }
     }
-    lines.extend(report.rows.iter().map(|row| {
-        let mut line = vec![row.workload.to_owned()];
-        line.extend(row.cells.iter().flat_map(cell_words));
-        line
-    }));
-    lines
+    for left_out in &report.left_out {
+        let _ = writeln!(text, "left out: {left_out}");
+    }
+    text
 }
 
-fn cell_words(cell: &Cell) -> [String; 3] {
-    let Some(summary) = cell.summary else {
-        return ["failed".to_owned(), String::new(), String::new()];
+/// Ratios alone: a line for each workload, a column for each system.
+fn grid(report: &Report, style: &Style) -> String {
+    let Some(base) = report.base.filter(|_| !report.rows.is_empty()) else {
+        return String::new();
     };
-    let ratio = match cell.ratio {
-        Some(ratio) if cell.system != BASE => format!("×{}", digits(ratio)),
-        _ => String::new(),
-    };
-    [
-        duration(summary.median),
-        format!("±{:.0}%", summary.spread() * 50.0),
-        ratio,
-    ]
+    let others: Vec<&str> = report
+        .systems
+        .iter()
+        .map(|system| system.name)
+        .filter(|name| *name != base)
+        .collect();
+    let first = report
+        .rows
+        .iter()
+        .map(|row| row.workload.len())
+        .max()
+        .unwrap_or(0);
+    let mut text = format!("Medians as a ratio to {base}:\n{:first$}", "");
+    for name in &others {
+        let _ = write!(text, "  {name:>8}");
+    }
+    text.push('\n');
+    for row in &report.rows {
+        let _ = write!(text, "{:first$}", row.workload);
+        for name in &others {
+            let width = name.len().max(8);
+            let ratio = row.cell(name).and_then(|cell| cell.ratio);
+            let word = ratio.map_or_else(|| style.none().to_owned(), digits);
+            let _ = write!(text, "  {word:>width$}");
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    text
 }
 
 /// Seconds with three digits and a unit.
@@ -103,146 +142,60 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
-/// Three digits, or two below one.
+/// Bytes with three digits and a unit.
+pub(crate) fn memory(bytes: f64) -> String {
+    for (unit, name) in [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")] {
+        if bytes >= unit {
+            return format!("{} {name}", digits(bytes / unit));
+        }
+    }
+    format!("{bytes:.0} B")
+}
+
+/// Three digits; below one, two, or the first one that is not zero.
 pub(crate) fn digits(number: f64) -> String {
     let places = match number {
         number if number >= 99.95 => 0,
         number if number >= 9.995 => 1,
-        _ => 2,
+        number if number >= 0.01 || number <= 0.0 => 2,
+        number if number >= 0.001 => 3,
+        number if number >= 0.000_1 => 4,
+        _ => 5,
     };
     format!("{number:.places$}")
-}
-
-/// What the servers used for the walk.
-fn memory(report: &Report) -> Option<String> {
-    let row: &Row = report.rows.iter().find(|row| row.workload == "walk-cold")?;
-    let mut text = String::new();
-    for cell in &row.cells {
-        if let Some(memory) = cell.memory {
-            let _ = writeln!(
-                text,
-                "memory of {} after walk-cold: {} KiB at most, {} KiB at the end",
-                cell.system, memory.peak_kib, memory.rss_kib
-            );
-        }
-    }
-    (!text.is_empty()).then(|| text + "\n")
-}
-
-/// Lines up columns: the first to the left, numbers to the right; a heading covers the columns of its system.
-fn grid(lines: &[Vec<String>]) -> String {
-    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
-    let mut widths = vec![0; columns];
-    for line in &lines[1..] {
-        for (width, word) in widths.iter_mut().zip(line) {
-            *width = (*width).max(word.chars().count());
-        }
-    }
-    // A system's columns together are at least as wide as its name.
-    for (system, heading) in lines[0][1..].chunks(3).enumerate() {
-        let columns = &mut widths[1 + system * 3..][..heading.len()];
-        let total: usize = columns.iter().sum::<usize>() + heading.len() - 1;
-        columns[0] += heading[0].chars().count().saturating_sub(total);
-    }
-    let mut text = " ".repeat(widths[0]);
-    for (system, heading) in lines[0][1..].chunks(3).enumerate() {
-        let total: usize =
-            widths[1 + system * 3..][..heading.len()].iter().sum::<usize>() + heading.len() - 1;
-        let _ = write!(text, "   {:>total$}", heading[0]);
-    }
-    text.push('\n');
-    for line in &lines[1..] {
-        let mut row = format!("{:<width$}", line[0], width = widths[0]);
-        for (column, word) in line.iter().enumerate().skip(1) {
-            let gap = if column % 3 == 1 { "   " } else { " " };
-            let _ = write!(row, "{gap}{word:>width$}", width = widths[column]);
-        }
-        text.push_str(row.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::tests::tiny;
-    use crate::host::Host;
-    use crate::report::{Memory, Version};
-
-    fn report() -> Report {
-        let workload = &crate::workload::all()[0];
-        let base = Cell {
-            seconds: vec![0.010, 0.011, 0.0105],
-            ..Cell::new(BASE)
-        };
-        let peer = Cell {
-            seconds: vec![1.05, 1.05, 1.05],
-            memory: Some(Memory {
-                peak_kib: 5120,
-                rss_kib: 4096,
-            }),
-            ..Cell::new("a-name-that-is-wider-than-its-columns")
-        };
-        let failed = Cell {
-            failure: Some("no such luck".to_owned()),
-            ..Cell::new("z")
-        };
-        let version = |name| Version {
-            name,
-            version: "1".to_owned(),
-        };
-        Report {
-            host: Host::here(Some("2026-01-01".to_owned())),
-            systems: vec![
-                version(BASE),
-                version("a-name-that-is-wider-than-its-columns"),
-                version("z"),
-            ],
-            missing: vec!["y: not installed".to_owned()],
-            rounds: 3,
-            sizes: tiny(),
-            rows: vec![Row::new(&**workload, &tiny(), vec![base, peer, failed])],
-        }
-    }
+    use crate::report::tests::sample;
 
     #[test]
-    fn a_table_tells_times_ratios_failures_and_what_is_missing() {
-        let text = render(&report());
-        let line = text.lines().find(|line| line.starts_with("walk-cold ")).unwrap();
+    fn a_table_tells_ratios_failures_and_what_is_missing() {
+        let text = render(&sample(), &Style::plain(100));
+        let grid = text.split("Medians as a ratio to overlayfs:\n").nth(1).unwrap();
+        let line = grid.lines().find(|line| line.starts_with("walk-cold ")).unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
-        assert_eq!(
-            words,
-            [
-                "walk-cold",
-                "10.5",
-                "ms",
-                "±5%",
-                "1.05",
-                "s",
-                "±0%",
-                "×100",
-                "failed"
-            ]
-        );
-        assert!(text.contains("failed: walk-cold on z: no such luck\n"));
-        assert!(text.contains("missing: y: not installed\n"));
-        assert!(text.contains("after walk-cold: 5120 KiB at most, 4096 KiB at the end"));
+        assert_eq!(words, ["walk-cold", "100", "0.50", "-", "-"]);
+        assert!(text.contains("failed: walk-cold on shale-plain: no <such> luck & more\n"));
+        assert!(text.contains("missing: native: not there\n"));
+        assert!(text.contains("left out: package: no root\n"));
+        assert!(text.contains("\nshale: 1; x: rw\n"));
         assert!(text.starts_with("2026-01-01  Linux "));
     }
 
     #[test]
     fn headings_end_where_their_columns_end() {
-        let text = render(&report());
-        let mut lines = text.lines().skip_while(|line| !line.starts_with(' '));
-        let (heading, row) = (lines.next().unwrap(), lines.next().unwrap());
-        let end =
-            |line: &str, word: &str| line[..line.find(word).unwrap()].chars().count() + word.chars().count();
-        assert_eq!(end(heading, "its-columns"), end(row, "×100"));
+        let text = render(&sample(), &Style::plain(100));
+        let mut lines = text.lines().skip_while(|line| !line.starts_with("Medians"));
+        let (heading, row) = (lines.nth(1).unwrap(), lines.next().unwrap());
+        let end = |line: &str, word: &str| line.find(word).unwrap() + word.len();
+        assert_eq!(end(heading, "fuse-overlayfs"), end(row, "100"));
+        assert_eq!(end(heading, "shale"), end(row, "0.50"));
     }
 
     #[test]
-    fn durations_have_three_digits() {
+    fn numbers_have_three_digits() {
         for (seconds, text) in [
             (0.000_001_5, "1.50 µs"),
             (0.012_34, "12.3 ms"),
@@ -251,6 +204,16 @@ mod tests {
             (123.4, "123 s"),
         ] {
             assert_eq!(duration(seconds), text);
+        }
+        assert_eq!(memory(1_234_567.0), "1.23 MB");
+        assert_eq!(memory(12.0), "12 B");
+        for (number, text) in [
+            (0.0, "0.00"),
+            (0.012, "0.01"),
+            (0.002_3, "0.002"),
+            (0.000_23, "0.0002"),
+        ] {
+            assert_eq!(digits(number), text);
         }
     }
 }

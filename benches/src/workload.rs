@@ -3,29 +3,44 @@
 //! ```text
 //!              mount ──► prepare ──► caches set ──► run (timed) ──► unmount
 //! ColdCaches                         dropped
-//! WarmMount              run once    written out
+//! WarmMount               run once   written out
+//! ThirdPass              run twice   written out
 //! WarmLayers   layers read before    written out
 //! ```
 //!
 //! A workload checks that it did all its work, as far as that costs next to nothing, and fails otherwise: a quick
 //! wrong answer is no result.
 
+mod clients;
 mod copy_up;
 mod create;
 mod exec;
+mod find;
+mod gcc;
+mod git;
 mod large_read;
-mod lookup;
+mod layers;
+mod memory;
 mod one_byte;
+mod package;
+mod page_cache;
+mod random;
 mod remove_tree;
+mod rename;
 mod small_files;
 mod unlink;
+mod untar;
 mod walk;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::data::{Sizes, Stack};
+use serde::Serialize;
+
+use crate::data::{Data, Sizes, Stack};
 use crate::error::Result;
+use crate::images::tools::which;
+use crate::random_io::RandomIo;
 
 /// What is known to the kernel when the clock starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,17 +49,79 @@ pub enum Caches {
     ColdCaches,
     /// The workload has run once on the same mount.
     WarmMount,
+    /// The workload has run twice on the same mount.
+    ThirdPass,
     /// The layers have been read from below; the mount is new.
     WarmLayers,
+}
+
+/// What a workload does to its layers: from it follows what a plain directory needs in their place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It reads.
+    Nothing,
+    /// It makes files of its own and leaves those of the layers alone.
+    Adds,
+    /// It changes or removes files of the layers.
+    Alters,
+}
+
+/// What a sample is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// Time.
+    Seconds,
+    /// Memory.
+    Bytes,
+}
+
+/// What came of a workload.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Outcome {
+    /// It is done: the time that passed is the sample.
+    Done,
+    /// The sample.
+    Value(f64),
 }
 
 /// Where a workload works.
 #[derive(Debug, Clone, Copy)]
 pub struct Site<'a> {
-    /// Root of the merged tree, which can be written to.
+    /// Root of the merged tree, which can be written to unless the workload only reads.
     pub root: &'a Path,
+    /// The roots of all mounts, where a workload asked for several: the first is `root`.
+    pub roots: &'a [PathBuf],
     /// How much to do.
     pub sizes: &'a Sizes,
+    /// The layers below, and what is in them.
+    pub data: &'a Data,
+    /// The server's process, if there is one.
+    pub server: Option<u32>,
+    /// How random reads and writes are made.
+    pub random_io: &'a RandomIo,
+}
+
+/// What the machine and the caller allow.
+#[derive(Debug, Clone, Copy)]
+pub struct Ability {
+    /// The machine's root.
+    pub root: bool,
+    /// A root file system was given.
+    pub rootfs: bool,
+}
+
+/// Which kind of file system a workload is asked to judge.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind {
+    /// It is served by a process.
+    pub served: bool,
+    /// It can be written to.
+    pub writable: bool,
+    /// It can be mounted over any number of layers.
+    pub stackable: bool,
+    /// It is a mount at all.
+    pub mounted: bool,
 }
 
 /// Something to be timed.
@@ -61,6 +138,41 @@ pub trait Workload {
     /// The state that it starts in.
     fn caches(&self) -> Caches;
 
+    /// What it does to its layers.
+    fn change(&self) -> Change {
+        Change::Nothing
+    }
+
+    /// What its samples are.
+    fn unit(&self) -> Unit {
+        Unit::Seconds
+    }
+
+    /// How many mounts of the same layers it needs at a time.
+    fn mounts(&self) -> usize {
+        1
+    }
+
+    /// Whether it is run only when its whole name is given.
+    fn only_by_name(&self) -> bool {
+        false
+    }
+
+    /// Bytes that it needs on the disk beside its layers.
+    fn extra_bytes(&self, _sizes: &Sizes) -> u64 {
+        0
+    }
+
+    /// Why it cannot be run here, if so.
+    fn obstacle(&self, _ability: Ability) -> Option<String> {
+        None
+    }
+
+    /// Why it says nothing about a kind of file system, if so.
+    fn unfit(&self, _kind: Kind) -> Option<&'static str> {
+        None
+    }
+
     /// Makes what is needed in the mount, before the clock starts.
     ///
     /// # Errors
@@ -73,37 +185,99 @@ pub trait Workload {
     ///
     /// # Errors
     /// When a step fails, or less was done than should be.
-    fn run(&self, site: Site<'_>) -> Result<()>;
+    fn run(&self, site: Site<'_>) -> Result<Outcome>;
+}
+
+/// What a workload says that needs a program which is not there.
+fn needs(program: &str) -> Option<String> {
+    which(program)
+        .is_none()
+        .then(|| format!("{program} is not installed"))
 }
 
 /// All workloads, in the order of the table.
 #[must_use]
 pub fn all() -> Vec<Box<dyn Workload>> {
-    use Caches::{ColdCaches, WarmMount};
+    use Caches::{ColdCaches, ThirdPass, WarmMount};
     vec![
         Box::new(walk::Walk(ColdCaches)),
         Box::new(walk::Walk(WarmMount)),
+        Box::new(find::Find),
         Box::new(small_files::SmallFiles(ColdCaches)),
         Box::new(small_files::SmallFiles(WarmMount)),
+        Box::new(small_files::SmallFiles(ThirdPass)),
         Box::new(large_read::LargeRead(ColdCaches)),
         Box::new(large_read::LargeRead(WarmMount)),
+        Box::new(random::Read(ColdCaches)),
+        Box::new(random::Read(WarmMount)),
+        Box::new(random::Write::Upper),
+        Box::new(random::Write::Lower),
+        Box::new(random::Write::Touched),
         Box::new(write::Write),
         Box::new(create::Create),
         Box::new(unlink::Unlink),
+        Box::new(rename::Rename),
         Box::new(copy_up::CopyUp::Metadata),
         Box::new(copy_up::CopyUp::Content),
-        Box::new(one_byte::OneByte),
+        Box::new(one_byte::OneByte::OneMib),
+        Box::new(one_byte::OneByte::SixtyFourMib),
+        Box::new(one_byte::OneByte::OneGib),
+        Box::new(one_byte::OneByte::TenGib),
         Box::new(remove_tree::RemoveTree),
         Box::new(exec::Exec),
-        Box::new(lookup::Lookup(Stack::Flat)),
-        Box::new(lookup::Lookup(Stack::Deep)),
+        Box::new(gcc::Gcc),
+        Box::new(git::Git),
+        Box::new(untar::Untar),
+        Box::new(package::Package),
+        Box::new(layers::Layers::One),
+        Box::new(layers::Layers::Sixteen),
+        Box::new(layers::Layers::SixtyFour),
+        Box::new(layers::Layers::HundredTwentySeven),
+        Box::new(clients::Clients::One),
+        Box::new(clients::Clients::Two),
+        Box::new(clients::Clients::Four),
+        Box::new(clients::Clients::Eight),
+        Box::new(memory::Memory::Known),
+        Box::new(memory::Memory::Forgotten),
+        Box::new(page_cache::PageCache::One),
+        Box::new(page_cache::PageCache::Two),
+        Box::new(page_cache::PageCache::Four),
+        Box::new(page_cache::PageCache::Eight),
     ]
+}
+
+/// Those that were asked for, by their names or by what their names begin with (`walk` is `walk-cold` and
+/// `walk-warm`); all but the most expensive without any.
+///
+/// # Errors
+/// The first name that fits none.
+pub fn chosen(names: &[String]) -> std::result::Result<Vec<Box<dyn Workload>>, String> {
+    let fits = |name: &str, workload: &dyn Workload| {
+        let group = || {
+            workload
+                .name()
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('-'))
+        };
+        workload.name() == name || (!workload.only_by_name() && group())
+    };
+    let mut workloads = all();
+    if let Some(name) = names
+        .iter()
+        .find(|name| !workloads.iter().any(|workload| fits(name, &**workload)))
+    {
+        return Err(name.clone());
+    }
+    workloads.retain(|workload| match names.is_empty() {
+        true => !workload.only_by_name(),
+        false => names.iter().any(|name| fits(name, &**workload)),
+    });
+    Ok(workloads)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Data;
     use crate::data::tests::tiny;
 
     #[test]
@@ -119,13 +293,56 @@ mod tests {
         assert_eq!(names.len(), count);
     }
 
-    /// Runs each workload on a plain copy of its layers: no mount and no rights needed.
+    #[test]
+    fn workloads_are_chosen_by_name_and_by_group() {
+        let names = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+            let chosen = chosen(&words)?;
+            Ok::<_, String>(chosen.iter().map(|workload| workload.name()).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&["walk"]).unwrap(), ["walk-cold", "walk-warm"]);
+        assert_eq!(names(&["one-byte-10g"]).unwrap(), ["one-byte-10g"]);
+        assert!(!names(&["one-byte"]).unwrap().contains(&"one-byte-10g"));
+        assert!(!names(&[]).unwrap().contains(&"one-byte-10g"));
+        assert_eq!(names(&["create", "wal"]), Err("wal".to_owned()));
+    }
+
+    fn data(root: &Path, stack: Stack) -> Data {
+        let mut data = Data::new(&root.join("l"), &tiny(), None).unwrap();
+        data.make(stack).unwrap();
+        data.look_at(stack).unwrap();
+        data
+    }
+
+    fn site<'a>(data: &'a Data, sizes: &'a Sizes, roots: &'a [PathBuf]) -> Site<'a> {
+        Site {
+            root: &roots[0],
+            roots,
+            sizes,
+            data,
+            server: Some(std::process::id()),
+            random_io: &RandomIo::BuiltIn,
+        }
+    }
+
+    /// Runs each workload on its layers themselves: no mount and no rights needed.
     #[test]
     fn workloads_do_all_their_work_in_a_plain_directory() {
+        let ability = Ability {
+            root: false,
+            rootfs: false,
+        };
         for workload in all() {
+            let name = workload.name();
+            if let Some(why) = workload.obstacle(ability) {
+                eprintln!("SKIP {name}: {why}");
+                continue;
+            }
+            if matches!(workload.stack(), Stack::Sized(bytes) if bytes > 1 << 20) {
+                continue;
+            }
             let scratch = tempfile::tempdir().unwrap();
-            let root = scratch.path().join("l");
-            let data = Data::make(&root, &tiny()).unwrap();
+            let data = data(scratch.path(), workload.stack());
             let lowers = data.lowers(workload.stack());
             for lower in &lowers[1..] {
                 for entry in std::fs::read_dir(lower.join("d")).unwrap() {
@@ -134,11 +351,8 @@ mod tests {
                 }
             }
             let sizes = tiny();
-            let site = Site {
-                root: &lowers[0],
-                sizes: &sizes,
-            };
-            let name = workload.name();
+            let roots = vec![lowers[0].clone(); workload.mounts()];
+            let site = site(&data, &sizes, &roots);
             workload
                 .prepare(site)
                 .unwrap_or_else(|error| panic!("prepare {name}: {error}"));
@@ -151,19 +365,16 @@ mod tests {
     #[test]
     fn less_work_than_promised_is_an_error() {
         let scratch = tempfile::tempdir().unwrap();
-        let data = Data::make(&scratch.path().join("l"), &tiny()).unwrap();
-        let tree = &data.lowers(Stack::Tree)[0];
-        std::fs::remove_file(tree.join(tiny().tree_file(0))).unwrap();
+        let data = data(scratch.path(), Stack::Tree);
+        let tree = data.lowers(Stack::Tree);
+        std::fs::remove_file(tree[0].join(Sizes::tree_file(0))).unwrap();
         let sizes = tiny();
         let error = walk::Walk(Caches::WarmMount)
-            .run(Site {
-                root: tree,
-                sizes: &sizes,
-            })
+            .run(site(&data, &sizes, &tree))
             .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "wrong result: entries walked: 37 instead of 38"
+            "wrong result: entries walked: 27 instead of 28"
         );
     }
 }

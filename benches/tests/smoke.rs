@@ -1,7 +1,6 @@
-//! One workload from the loop device to the table, as small as it gets; needs root.
+//! The base on its loop device, and the program of the images. `shale bench` is tested with the other verbs.
 
-use std::io::{ErrorKind, Write};
-use std::os::unix::process::CommandExt;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,66 +12,11 @@ fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIP smoke: {reason}");
 }
 
-/// A user that may do nothing.
-const NOBODY: u32 = 65534;
-
-const TINY: &str = "--dirs 2 --files-per-dir 2 --large-mib 1 --write-mib 1 --create 2 --copy-up 2 --exec 1 --layers 3 --names 2";
-
 /// How many file systems are mounted below a directory.
 fn bench_mounts(dir: &Path) -> usize {
     let dir = dir.to_str().unwrap();
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     mounts.lines().filter(|line| line.contains(dir)).count()
-}
-
-#[test]
-fn a_tiny_comparison_measures_and_leaves_nothing_behind() {
-    if !nix::unistd::geteuid().is_root() {
-        return skip("needs root for a loop device and mounts; run the tests with sudo");
-    }
-    if !std::fs::read_to_string("/proc/filesystems")
-        .unwrap_or_default()
-        .contains("\toverlay")
-    {
-        return skip("the kernel has no overlayfs");
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let json = dir.path().join("run.json");
-    let output = Command::new(env!("CARGO_BIN_EXE_compare"))
-        .args([
-            "--systems",
-            "overlayfs",
-            "--rounds",
-            "3",
-            "--date",
-            "today",
-            "--dir",
-        ])
-        .arg(dir.path())
-        .arg("--json")
-        .arg(&json)
-        .args(TINY.split(' '))
-        .args(["walk-warm", "lookup-many-layers"])
-        .output()
-        .unwrap();
-    let table = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        output.status.success(),
-        "{table}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(table.starts_with("today "), "{table}");
-    assert!(
-        table.contains("\nwalk-warm ") && !table.contains("failed"),
-        "{table}"
-    );
-    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    let cell = &report["rows"][0]["cells"][0];
-    assert_eq!(cell["seconds"].as_array().unwrap().len(), 3);
-    assert!((cell["ratio"].as_f64().unwrap() - 1.0).abs() < 1e-9);
-    // Only what was asked for is left in the directory, and nothing is mounted there.
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    assert_eq!(bench_mounts(dir.path()), 0);
 }
 
 #[test]
@@ -102,35 +46,6 @@ fn a_panic_takes_the_mounts_along() {
     assert!(message.starts_with("on purpose"), "{message}");
     assert_eq!(bench_mounts(dir.path()), 0);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-}
-
-#[test]
-fn without_root_it_says_what_it_needs() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_compare"));
-    command.args(["--systems", "overlayfs"]);
-    if nix::unistd::geteuid().is_root() {
-        command.uid(NOBODY).gid(NOBODY);
-    }
-    let output = match command.output() {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return skip("other users cannot reach the build directory");
-        }
-        result => result.unwrap(),
-    };
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success());
-    assert!(message.contains("needs root"), "{message}");
-}
-
-#[test]
-fn an_unknown_workload_is_named() {
-    let output = Command::new(env!("CARGO_BIN_EXE_compare"))
-        .arg("wlak")
-        .output()
-        .unwrap();
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success());
-    assert!(message.contains("no workload `wlak`"), "{message}");
 }
 
 #[test]

@@ -97,6 +97,8 @@ pub(crate) enum Verb {
     Image(commands::image::Args),
     /// Look after the store: sizes, removal of what is unused, checks
     System(commands::system::Args),
+    /// Measure file systems on this machine: shale beside overlayfs, fuse-overlayfs and a plain directory
+    Bench(Box<commands::bench::Args>),
     /// Log in to a registry
     Login(commands::login::Args),
     /// Forget the credentials of a registry
@@ -131,8 +133,11 @@ impl Context {
 }
 
 impl Verb {
-    /// Whether the verb works on the store, and so needs a user namespace when a plain user calls it.
+    /// Whether the verb works on the store, or mounts, and so needs a user namespace when a plain user calls it.
     fn needs_store(&self) -> bool {
+        if let Verb::Bench(args) = self {
+            return args.needs_mounts();
+        }
         !matches!(
             self,
             Verb::Login(_)
@@ -194,6 +199,7 @@ impl Cli {
             Verb::History(args) => args.execute(&context),
             Verb::Image(args) => args.execute(&context),
             Verb::System(args) => args.execute(&context),
+            Verb::Bench(args) => args.execute(&context),
             Verb::Login(args) => args.execute(),
             Verb::Logout(args) => args.execute(),
             Verb::Search(args) => args.execute(),

@@ -1,6 +1,7 @@
 //! One file per verb.
 
 mod ask;
+pub(crate) mod bench;
 pub(crate) mod commit;
 pub(crate) mod completion;
 pub(crate) mod diff;

@@ -9,6 +9,12 @@ pub fn use_colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// How many columns standard output has, when it is a terminal that knows.
+pub fn columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(size.ws_col.into()).filter(|columns| *columns > 0)
+}
+
 /// Asks for a line on standard input; with `echo` off it is not shown while it is typed.
 pub fn ask(question: &str, echo: bool) -> io::Result<String> {
     let stdin = io::stdin();

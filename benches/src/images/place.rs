@@ -93,17 +93,27 @@ pub fn remove(dir: &Path) -> Result<()> {
 
 /// Unmounts what is mounted below a directory, the last mount first; that at the directory itself stays.
 pub fn unmount_below(dir: &Path) {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let below = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .map(Path::new)
-        .filter(|path| path.starts_with(dir) && *path != dir);
-    for path in below.collect::<Vec<_>>().into_iter().rev() {
-        if scratch::unmount(path).is_err() {
-            let _ = umount2(path, MntFlags::MNT_DETACH);
+    for path in mounted_below(dir).into_iter().rev() {
+        if scratch::unmount(&path).is_err() {
+            let _ = umount2(&path, MntFlags::MNT_DETACH);
         }
     }
+}
+
+/// Whether something is mounted below a directory.
+#[must_use]
+pub fn is_mounted_below(dir: &Path) -> bool {
+    !mounted_below(dir).is_empty()
+}
+
+fn mounted_below(dir: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(PathBuf::from)
+        .filter(|path| path.starts_with(dir) && path != dir)
+        .collect()
 }
 
 /// Bytes that the blocks below a directory take, each file once whatever its names.

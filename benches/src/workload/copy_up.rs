@@ -8,7 +8,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
-use super::{Caches, Site, Workload};
+use super::{Caches, Change, Outcome, Site, Workload};
 use crate::data::{Sizes, Stack};
 use crate::error::{Doing, Result};
 
@@ -44,7 +44,11 @@ impl Workload for CopyUp {
         Caches::WarmLayers
     }
 
-    fn run(&self, site: Site<'_>) -> Result<()> {
+    fn change(&self) -> Change {
+        Change::Alters
+    }
+
+    fn run(&self, site: Site<'_>) -> Result<Outcome> {
         for file in site.sizes.copied_files() {
             let path = site.root.join(file);
             match self {
@@ -58,6 +62,6 @@ impl Workload for CopyUp {
                 }
             }
         }
-        Ok(())
+        Ok(Outcome::Done)
     }
 }

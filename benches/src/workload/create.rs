@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Caches, Site, Workload};
+use super::{Caches, Change, Outcome, Site, Workload};
 use crate::data::{Sizes, Stack, content, name};
 use crate::error::{Doing, Result};
 
@@ -22,15 +22,20 @@ impl Workload for Create {
     }
 
     fn stack(&self) -> Stack {
-        Stack::Flat
+        Stack::Deep(1)
     }
 
     fn caches(&self) -> Caches {
         Caches::WarmLayers
     }
 
-    fn run(&self, site: Site<'_>) -> Result<()> {
-        create_files(site)
+    fn change(&self) -> Change {
+        Change::Adds
+    }
+
+    fn run(&self, site: Site<'_>) -> Result<Outcome> {
+        create_files(site)?;
+        Ok(Outcome::Done)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::{Caches, Site, Workload};
+use super::{Caches, Outcome, Site, Workload};
 use crate::data::{Sizes, Stack, expect};
 use crate::error::{Doing, Result};
 
@@ -26,7 +26,7 @@ impl Workload for Exec {
         Caches::WarmMount
     }
 
-    fn run(&self, site: Site<'_>) -> Result<()> {
+    fn run(&self, site: Site<'_>) -> Result<Outcome> {
         let program = site.root.join("sh");
         let mut succeeded = 0;
         for _ in 0..site.sizes.exec {
@@ -39,6 +39,7 @@ impl Workload for Exec {
                 .doing("execute", &program)?;
             succeeded += usize::from(status.success());
         }
-        expect("programs that succeeded", succeeded, site.sizes.exec)
+        expect("programs that succeeded", succeeded, site.sizes.exec)?;
+        Ok(Outcome::Done)
     }
 }

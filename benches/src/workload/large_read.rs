@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::Read;
 
-use super::{Caches, Site, Workload};
-use crate::data::{MIB, Sizes, Stack, expect};
+use super::{Caches, Outcome, Site, Workload};
+use crate::data::{Sizes, Stack, expect, spoken};
 use crate::error::{Doing, Result};
 
 /// What cp and cat read at once.
@@ -22,7 +22,7 @@ impl Workload for LargeRead {
     }
 
     fn about(&self, sizes: &Sizes) -> String {
-        format!("read {} MiB in order", sizes.large_mib)
+        format!("read {} in order", spoken(sizes.size))
     }
 
     fn stack(&self) -> Stack {
@@ -33,14 +33,17 @@ impl Workload for LargeRead {
         self.0
     }
 
-    fn run(&self, site: Site<'_>) -> Result<()> {
+    fn run(&self, site: Site<'_>) -> Result<Outcome> {
         let path = site.root.join("file");
         let mut file = File::open(&path).doing("open", &path)?;
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut total = 0;
         loop {
             match file.read(&mut buffer).doing("read", &path)? {
-                0 => return expect("bytes read", total, site.sizes.large_mib * MIB),
+                0 => {
+                    expect("bytes read", total, site.sizes.size as usize)?;
+                    return Ok(Outcome::Done);
+                }
                 read => total += read,
             }
         }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Caches, Site, Workload};
+use super::{Caches, Change, Outcome, Site, Workload};
 use crate::data::{Sizes, Stack, expect};
 use crate::error::{Doing, Result};
 
@@ -15,23 +15,31 @@ impl Workload for RemoveTree {
     }
 
     fn about(&self, sizes: &Sizes) -> String {
-        format!("rm -r of {} lower entries", sizes.tree_entries())
+        format!(
+            "rm -r of the tree, which lies in a layer ({} files without --rootfs)",
+            sizes.files
+        )
     }
 
     fn stack(&self) -> Stack {
-        Stack::Tree
+        Stack::Real
     }
 
     fn caches(&self) -> Caches {
         Caches::WarmLayers
     }
 
-    fn run(&self, site: Site<'_>) -> Result<()> {
+    fn change(&self) -> Change {
+        Change::Alters
+    }
+
+    fn run(&self, site: Site<'_>) -> Result<Outcome> {
         for entry in fs::read_dir(site.root).doing("list", site.root)? {
             let path = entry.doing("list", site.root)?.path();
             fs::remove_dir_all(&path).doing("remove", &path)?;
         }
         let left = fs::read_dir(site.root).doing("list", site.root)?.count();
-        expect("entries left", left, 0)
+        expect("entries left", left, 0)?;
+        Ok(Outcome::Done)
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::create::create_files;
-use super::{Caches, Site, Workload};
+use super::{Caches, Change, Outcome, Site, Workload};
 use crate::data::{Sizes, Stack, name};
 use crate::error::{Doing, Result};
 
@@ -20,7 +20,7 @@ impl Workload for Unlink {
     }
 
     fn stack(&self) -> Stack {
-        Stack::Flat
+        Stack::Deep(1)
     }
 
     fn caches(&self) -> Caches {
@@ -31,13 +31,18 @@ impl Workload for Unlink {
         create_files(site)
     }
 
-    fn run(&self, site: Site<'_>) -> Result<()> {
+    fn change(&self) -> Change {
+        Change::Adds
+    }
+
+    fn run(&self, site: Site<'_>) -> Result<Outcome> {
         let dir = site.root.join("new");
         for number in 0..site.sizes.create {
             let path = dir.join(name(number));
             fs::remove_file(&path).doing("remove", &path)?;
         }
         // Fails unless all are gone.
-        fs::remove_dir(&dir).doing("remove", &dir)
+        fs::remove_dir(&dir).doing("remove", &dir)?;
+        Ok(Outcome::Done)
     }
 }

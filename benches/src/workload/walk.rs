@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Caches, Site, Workload};
+use super::{Caches, Outcome, Site, Workload};
 use crate::data::{Sizes, Stack, expect};
 use crate::error::{Doing, Result};
 
@@ -19,23 +19,28 @@ impl Workload for Walk {
     }
 
     fn about(&self, sizes: &Sizes) -> String {
-        format!("list and stat {} entries", sizes.tree_entries())
+        format!(
+            "list and stat everything in the tree ({} files without --rootfs)",
+            sizes.files
+        )
     }
 
     fn stack(&self) -> Stack {
-        Stack::Tree
+        Stack::Real
     }
 
     fn caches(&self) -> Caches {
         self.0
     }
 
-    fn run(&self, site: Site<'_>) -> Result<()> {
-        expect("entries walked", walk(site.root)?, site.sizes.tree_entries())
+    fn run(&self, site: Site<'_>) -> Result<Outcome> {
+        expect("entries walked", walk(site.root)?, site.data.tree().entries)?;
+        Ok(Outcome::Done)
     }
 }
 
-fn walk(dir: &Path) -> Result<usize> {
+/// Counts what lies below a directory, with the attributes of each.
+pub(super) fn walk(dir: &Path) -> Result<usize> {
     let mut entries = 0;
     for entry in fs::read_dir(dir).doing("list", dir)? {
         let entry = entry.doing("list", dir)?;

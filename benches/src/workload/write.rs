@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io::Write as _;
 
-use super::{Caches, Site, Workload};
-use crate::data::{MIB, Sizes, Stack, content};
+use super::{Caches, Change, Outcome, Site, Workload};
+use crate::data::{Sizes, Stack, content, spoken};
 use crate::error::{Doing, Result};
 
 /// What cp and dd bs=128k write at once.
-const CHUNK_BYTES: usize = 128 * 1024;
+const CHUNK_BYTES: u64 = 128 * 1024;
 
 /// The writing.
 pub(super) struct Write;
@@ -20,26 +20,38 @@ impl Workload for Write {
 
     fn about(&self, sizes: &Sizes) -> String {
         format!(
-            "write {} MiB to a new file, one fsync at the end",
-            sizes.write_mib
+            "write {} to a new file, one fsync at the end",
+            spoken(sizes.write_size)
         )
     }
 
     fn stack(&self) -> Stack {
-        Stack::Large
+        Stack::Programs
     }
 
     fn caches(&self) -> Caches {
         Caches::WarmLayers
     }
 
-    fn run(&self, site: Site<'_>) -> Result<()> {
+    fn change(&self) -> Change {
+        Change::Adds
+    }
+
+    fn extra_bytes(&self, sizes: &Sizes) -> u64 {
+        sizes.write_size
+    }
+
+    fn run(&self, site: Site<'_>) -> Result<Outcome> {
         let path = site.root.join("new");
-        let chunk = content(0, CHUNK_BYTES);
+        let chunk = content(0, CHUNK_BYTES as usize);
         let mut file = File::create_new(&path).doing("create", &path)?;
-        for _ in 0..site.sizes.write_mib * MIB / CHUNK_BYTES {
-            file.write_all(&chunk).doing("write", &path)?;
+        let mut left = site.sizes.write_size;
+        while left > 0 {
+            let part = left.min(CHUNK_BYTES);
+            file.write_all(&chunk[..part as usize]).doing("write", &path)?;
+            left -= part;
         }
-        file.sync_all().doing("sync", &path)
+        file.sync_all().doing("sync", &path)?;
+        Ok(Outcome::Done)
     }
 }

@@ -6,38 +6,58 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use super::{Caches, Site, Workload};
+use super::{Caches, Outcome, Site, Workload};
 use crate::data::{Sizes, Stack, expect, name};
 use crate::error::{BenchError, Doing, Result};
 
-/// The lookups, in the flat or the deep stack.
-pub(super) struct Lookup(pub(super) Stack);
+/// The lookups, by the number of layers.
+pub(super) enum Layers {
+    One,
+    Sixteen,
+    SixtyFour,
+    /// As many as Docker allows.
+    HundredTwentySeven,
+}
 
-impl Workload for Lookup {
+impl Layers {
+    fn count(&self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Sixteen => 16,
+            Self::SixtyFour => 64,
+            Self::HundredTwentySeven => 127,
+        }
+    }
+}
+
+impl Workload for Layers {
     fn name(&self) -> &'static str {
-        match self.0 {
-            Stack::Deep => "lookup-many-layers",
-            _ => "lookup-one-layer",
+        match self {
+            Self::One => "layers-1",
+            Self::Sixteen => "layers-16",
+            Self::SixtyFour => "layers-64",
+            Self::HundredTwentySeven => "layers-127",
         }
     }
 
     fn about(&self, sizes: &Sizes) -> String {
-        let layers = if self.0 == Stack::Deep { sizes.layers } else { 1 };
         format!(
-            "stat {} new and {} missing names, layers: {layers}",
-            sizes.names, sizes.names
+            "stat {} new and {} missing names, layers: {}",
+            sizes.names,
+            sizes.names,
+            self.count()
         )
     }
 
     fn stack(&self) -> Stack {
-        self.0
+        Stack::Deep(self.count())
     }
 
     fn caches(&self) -> Caches {
         Caches::WarmLayers
     }
 
-    fn run(&self, site: Site<'_>) -> Result<()> {
+    fn run(&self, site: Site<'_>) -> Result<Outcome> {
         let dir = site.root.join("d");
         let mut found = 0;
         for number in 0..site.sizes.names {
@@ -51,6 +71,7 @@ impl Workload for Lookup {
                 Ok(_) => return Err(BenchError::Wrong(format!("{} exists", path.display()))),
             }
         }
-        expect("names found", found, site.sizes.names)
+        expect("names found", found, site.sizes.names)?;
+        Ok(Outcome::Done)
     }
 }
