@@ -181,23 +181,26 @@ fn possible(all: &[Box<dyn Workload>], ability: Ability) -> (Vec<&dyn Workload>,
     (workloads, left_out)
 }
 
-/// The systems that are there, their versions, and what is missing. Peers may be, shale's own programs must not.
+/// The systems that can be mounted here, their versions, and what is missing. Peers may be; of shale's modes one must
+/// be left.
 fn find_systems(request: &Request, scratch: &Scratch) -> Result<(Vec<Candidate>, Vec<Version>, Vec<String>)> {
     let (mut candidates, mut versions, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    let mut refused = None;
     for name in PEERS.iter().chain(&MODES) {
         let wanted = |names: &[String]| names.iter().any(|one| one == name);
         if !wanted(&request.against) && !wanted(&request.modes) {
             continue;
         }
+        if let Some(why) = beside_the_point(name, request) {
+            missing.push(format!("{name}: {why}"));
+            continue;
+        }
         let candidate = candidate(name, request);
         let tried = candidate.version().and_then(|version| {
-            try_overlayfs(&candidate, scratch)?;
+            try_mount(&candidate, scratch)?;
             Ok(version)
         });
         match tried {
-            Ok(_) if *name == "shale-plain" && !scratch::is_root() && wanted_shale(request) => {
-                missing.push(format!("{name}: the same as shale, as passthrough needs root"));
-            }
             Ok(version) => {
                 versions.push(Version {
                     name,
@@ -206,15 +209,32 @@ fn find_systems(request: &Request, scratch: &Scratch) -> Result<(Vec<Candidate>,
                 });
                 candidates.push(candidate);
             }
-            Err(error) if PEERS.contains(name) => missing.push(format!("{name}: {}", chain(&error))),
-            Err(error) => return Err(error),
+            Err(error) => {
+                missing.push(format!("{name}: {}", chain(&error)));
+                if MODES.contains(name) {
+                    refused.get_or_insert(error);
+                }
+            }
         }
     }
-    Ok((candidates, versions, missing))
+    let own = candidates.iter().any(|one| MODES.contains(&one.name()));
+    match refused {
+        Some(error) if !own => Err(error),
+        _ => Ok((candidates, versions, missing)),
+    }
 }
 
-fn wanted_shale(request: &Request) -> bool {
-    request.modes.iter().any(|name| name == "shale")
+/// What a plain user's run says nothing about.
+fn beside_the_point(name: &str, request: &Request) -> Option<&'static str> {
+    if scratch::is_root() {
+        return None;
+    }
+    let shale = request.modes.iter().any(|name| name == "shale");
+    match name {
+        "shale-plain" if shale => Some("the same as shale here, as passthrough needs root"),
+        name if name.starts_with("shale-image") => Some("a plain user's mount ends with its command"),
+        _ => None,
+    }
 }
 
 fn candidate(name: &str, request: &Request) -> Candidate {
@@ -242,9 +262,9 @@ fn candidate(name: &str, request: &Request) -> Candidate {
     }
 }
 
-/// Whether the kernel has overlayfs, lets this user mount it, and takes this base for an upper.
-fn try_overlayfs(candidate: &Candidate, scratch: &Scratch) -> Result<()> {
-    let Candidate::Union(system @ System::Overlayfs) = candidate else {
+/// Whether it can be mounted by this user, with this base for an upper.
+fn try_mount(candidate: &Candidate, scratch: &Scratch) -> Result<()> {
+    let Candidate::Union(system) = candidate else {
         return Ok(());
     };
     let dir = scratch.base().join("try");

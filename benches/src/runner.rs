@@ -4,12 +4,13 @@
 //! warming processor, a neighbour's load) meets all of them alike. Every measurement has a new mount and an empty
 //! upper. One that fails is kept as a failure, the others go on.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::candidate::{Candidate, Images, Stand, Standing};
-use crate::data::{Data, Sizes};
+use crate::data::{Data, Sizes, Stack};
 use crate::error::{Doing, Result, chain};
 use crate::random_io::RandomIo;
 use crate::report::{Cell, Memory, Row};
@@ -88,7 +89,17 @@ impl Runner<'_> {
                 }
             }
         }
-        Ok(Row::new(workload, self.sizes, cells, self.base))
+        let mut row = Row::new(workload, self.sizes, cells, self.base);
+        if workload.stack() == Stack::Real {
+            let tree = self.data.tree();
+            let _ = write!(
+                row.about,
+                ": {} entries, {} small files",
+                tree.entries,
+                tree.small.len()
+            );
+        }
+        Ok(row)
     }
 
     fn unfit(&self, workload: &dyn Workload, candidate: &Candidate) -> Option<&'static str> {

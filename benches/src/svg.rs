@@ -203,7 +203,7 @@ fn notes(report: &Report) -> Vec<String> {
             host.load_after.split(' ').next().unwrap_or_default(),
         ),
         format!(
-            "base: {}; {} rounds; bars are medians, whiskers the smallest and the largest sample, the scale is logarithmic",
+            "base: {}; rounds: {}; bars are medians, whiskers the smallest and the largest sample, the scale is logarithmic",
             report.file_system, report.rounds
         ),
     ];

@@ -28,7 +28,7 @@ pub fn render(report: &Report, style: &Style) -> String {
 /// What is said of the machine and the rounds at the top of every table.
 pub(crate) fn host_lines(host: &Host, rounds: usize) -> String {
     format!(
-        "{}  Linux {}, {} × {}, {} MiB\nload before {}, after {}; overlayfs {}; {} rounds\n",
+        "{}  Linux {}, {} × {}, {} MiB\nload before {}, after {}; overlayfs {}; rounds: {}\n",
         host.date,
         host.kernel,
         host.cpus,

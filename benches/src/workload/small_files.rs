@@ -18,16 +18,13 @@ impl Workload for SmallFiles {
         }
     }
 
-    fn about(&self, sizes: &Sizes) -> String {
+    fn about(&self, _sizes: &Sizes) -> String {
         let pass = match self.0 {
             Caches::ColdCaches => "",
             Caches::ThirdPass => ", for the third time",
             _ => ", for the second time",
         };
-        format!(
-            "open, read and close all small files ({} without --rootfs){pass}",
-            sizes.files
-        )
+        format!("open, read and close all small files of the tree{pass}")
     }
 
     fn stack(&self) -> Stack {

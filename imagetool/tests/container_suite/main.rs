@@ -2,6 +2,7 @@
 //! do. Every test drives the binary. Tests need root (for a plain user's rights too: they are given up), /dev/fuse,
 //! and `shale-ufs` and `shale-runtime` beside the binary; what is missing is printed as a skip.
 
+mod bench;
 mod hostile;
 mod life;
 mod mounting;
