@@ -244,7 +244,9 @@ impl Union {
         }
         if inode.file_type != FileType::Symlink {
             sys::chmod(fd, attr.permissions()).doing("set permissions of copy")?;
-            self.copy_xattrs(upper, from, fd)?;
+        }
+        self.copy_xattrs(upper, from, fd)?;
+        if inode.file_type != FileType::Symlink {
             // Special files cannot have user.* attributes.
             let can_be_marked = matches!(inode.file_type, FileType::Regular | FileType::Directory);
             if can_be_marked || upper.space == marks::MarkSpace::Trusted {
@@ -292,22 +294,36 @@ impl Union {
         self.layers[place.layer].content(&place.node)
     }
 
-    /// Brings the content into a metadata-only copy. Until the mark is removed, the content below counts.
+    /// Brings the content into a metadata-only copy. Until the mark is removed, the content below counts; from then on
+    /// nothing can fail.
     fn fill_in(&self, upper: &Upper, inode: &Arc<Inode>) -> Result<()> {
         let named = upper.name(inode)?;
         let attr = sys::stat_fd(&named).doing("read attributes of copy")?;
         let file = sys::reopen(&named, OFlags::RDWR).doing("open copy")?;
+        let put_back_times = || {
+            sys::set_times(&named, SetTime::At(attr.atime), SetTime::At(attr.mtime))
+                .doing("set times of copy")
+        };
         // Also when it is about to be emptied: length and mark cannot go at once, and a copy without length but with
         // the content below, or with its length and no content, is a file that never was.
-        copy_content(upper, &self.content_of(inode)?, &file, attr.size_bytes)?;
-        // Before the sync, which would make the time of the copying last.
-        sys::set_times(&named, SetTime::At(attr.atime), SetTime::At(attr.mtime))
-            .doing("set times of copy")?;
-        if !upper.options.volatile {
-            sys::retry(|| fs::fdatasync(&file)).doing("sync copy")?;
+        let filled = self
+            .content_of(inode)
+            .and_then(|content| copy_content(upper, &content, &file, attr.size_bytes))
+            // Before the sync, which would make the time of the copying last.
+            .and_then(|()| put_back_times())
+            .and_then(|()| sync_copy(upper, &file))
+            .and_then(|()| upper.remove_mark(&file, "metacopy"));
+        if let Err(error) = filled {
+            // What is shown of the copy is its size and its times.
+            if fs::ftruncate(&file, attr.size_bytes).is_err() || put_back_times().is_err() {
+                tracing::warn!("a copy that got no content shows another size or time");
+            }
+            return Err(error);
         }
-        upper.remove_mark(&file, "metacopy")?;
-        upper.remove_mark(&file, "redirect")?;
+        // Without the other mark it means nothing.
+        if let Err(error) = upper.remove_mark(&file, "redirect") {
+            tracing::warn!(%error, "a mark stays on a copy");
+        }
         let mut state = inode.state.write();
         state.metadata_only = false;
         state.lowers = Arc::from([]);
@@ -315,6 +331,13 @@ impl Union {
         inode.content_version.fetch_add(1, Ordering::Release);
         Ok(())
     }
+}
+
+fn sync_copy(upper: &Upper, copy: &OwnedFd) -> Result<()> {
+    if upper.options.volatile {
+        return Ok(());
+    }
+    sys::retry(|| fs::fdatasync(copy)).doing("sync copy")
 }
 
 /// Takes the copy of a deleted file out of the work directory, and keeps it by its descriptor.
