@@ -62,22 +62,18 @@ pub(super) fn set_time(time: Option<TimeOrNow>) -> SetTime {
     }
 }
 
-pub(super) fn from_system_time(time: SystemTime) -> Time {
+/// A time that a program sets, as the library hands it on: before 1970 it takes the nanoseconds, which count up from
+/// the second, away from the epoch together with the seconds (`system_time_from_time` of fuser 0.18).
+fn from_system_time(time: SystemTime) -> Time {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => Time {
             secs: after.as_secs().cast_signed(),
             nanos: after.subsec_nanos(),
         },
-        Err(before) => {
-            let before = before.duration();
-            // Seconds count down from the epoch, nanoseconds always up.
-            let borrow = i64::from(before.subsec_nanos() > 0);
-            let nanos = (1_000_000_000 - before.subsec_nanos()) % 1_000_000_000;
-            Time {
-                secs: -before.as_secs().cast_signed() - borrow,
-                nanos,
-            }
-        }
+        Err(before) => Time {
+            secs: -before.duration().as_secs().cast_signed(),
+            nanos: before.duration().subsec_nanos(),
+        },
     }
 }
 
@@ -128,25 +124,36 @@ pub(super) fn absent() -> FileAttr {
 mod tests {
     use super::*;
 
-    #[test]
-    fn times_survive_both_ways_also_before_1970() {
-        for time in [
-            Time { secs: 0, nanos: 0 },
-            Time {
-                secs: 1_700_000_000,
-                nanos: 999_999_999,
-            },
-            Time { secs: -1, nanos: 1 },
-            Time {
-                secs: -86_400,
-                nanos: 0,
-            },
-            Time {
-                secs: -1,
-                nanos: 999_999_999,
-            },
-        ] {
-            assert_eq!(from_system_time(system_time(time)), time);
+    /// What the kernel sends as (seconds, nanoseconds) comes from the library like this.
+    fn as_the_library_does(secs: i64, nanos: u32) -> SystemTime {
+        let apart = Duration::new(secs.unsigned_abs(), nanos);
+        if secs < 0 {
+            SystemTime::UNIX_EPOCH - apart
+        } else {
+            SystemTime::UNIX_EPOCH + apart
         }
+    }
+
+    #[test]
+    fn times_are_understood_also_before_1970() {
+        for (secs, nanos) in [
+            (0, 0),
+            (1_700_000_000, 999_999_999),
+            (-1, 1),
+            (-86_400, 0),
+            (-1, 999_999_999),
+        ] {
+            assert_eq!(
+                from_system_time(as_the_library_does(secs, nanos)),
+                Time { secs, nanos }
+            );
+        }
+    }
+
+    #[test]
+    fn times_are_told_also_before_1970() {
+        let told = system_time(Time { secs: -2, nanos: 1 });
+        let before = SystemTime::UNIX_EPOCH.duration_since(told).unwrap();
+        assert_eq!(before, Duration::new(1, 999_999_999));
     }
 }
