@@ -38,7 +38,7 @@ impl Fs {
         let value = self
             .union
             .stored_xattr(&node.inode, &stored)?
-            .ok_or(Error::NoAttribute)?;
+            .ok_or_else(|| missing(name))?;
         Ok(if acl::is_acl(name) {
             acl::to_shown(value, &self.ids)
         } else {
@@ -113,7 +113,7 @@ impl Fs {
         let stored = self.union.space.to_stored(name)?;
         let upper = self.union.writable()?;
         if inode.file_type == FileType::Symlink || self.union.stored_xattr(inode, &stored)?.is_none() {
-            return Err(Error::NoAttribute);
+            return Err(missing(name));
         }
         self.union.copy_up(inode, Depth::Metadata)?;
         let named = upper.name(inode)?;
@@ -123,5 +123,18 @@ impl Fs {
         }
         inode.default_acl.store(0, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// Why an attribute cannot be read: there is none of this name, or there can be none (xattr(7), "namespaces").
+fn missing(name: &OsStr) -> Error {
+    let known = ["user.", "trusted.", "security.", "system."];
+    if known
+        .iter()
+        .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    {
+        Error::NoAttribute
+    } else {
+        Error::Unsupported("no attribute namespace of that name")
     }
 }
