@@ -98,6 +98,17 @@ impl Attr {
         self.mode & 0o7777
     }
 
+    /// What is left of the permission bits of a regular file when somebody without CAP_FSETID changes its content: no
+    /// set-user-id, and no set-group-id where the group may execute (`setattr_should_drop_suidgid` in fs/attr.c).
+    #[must_use]
+    pub fn permissions_of_changed(&self) -> u32 {
+        let mut left = self.permissions() & !libc::S_ISUID;
+        if left & libc::S_IXGRP != 0 {
+            left &= !libc::S_ISGID;
+        }
+        left
+    }
+
     pub(crate) fn from_statx(stat: &Statx) -> Self {
         let time = |t: &rustix::fs::StatxTimestamp| Time {
             secs: t.tv_sec,

@@ -96,7 +96,12 @@ impl Fs {
                 return Err(Error::IsDirectory);
             }
             let file = sys::reopen(&named, OFlags::WRONLY).doing("open to set length")?;
-            sys::retry(|| rustix::fs::ftruncate(&file, size_bytes)).doing("set length")?;
+            if size_bytes == 0 {
+                let before = sys::stat_fd(&file).doing("read attributes of open file")?;
+                super::file::empty(&file, before.size_bytes)?;
+            } else {
+                sys::retry(|| rustix::fs::ftruncate(&file, size_bytes)).doing("set length")?;
+            }
         }
         if (change.atime, change.mtime) != (SetTime::Keep, SetTime::Keep) {
             sys::set_times(&named, change.atime, change.mtime).doing("set times")?;

@@ -109,12 +109,14 @@ pub struct Opened {
 }
 
 impl Fs {
-    /// Opens a regular file. `flags` are those of `open(2)`.
+    /// Opens a regular file. `flags` are those of `open(2)`. `keeps_set_id`: that an emptied file keeps its set-id
+    /// bits, since the caller has the right to leave them (CAP_FSETID in capabilities(7)); the kernel looks after every
+    /// other way to change a file, but leaves this one to whoever empties files in `open`.
     ///
     /// # Errors
     /// [`Error::ReadOnly`] for writing without an upper, [`Error::Running`] for emptying a program that runs, and what
     /// the layers answer.
-    pub fn open_file(&self, node: u64, flags: OFlags) -> Result<Opened> {
+    pub fn open_file(&self, node: u64, flags: OFlags, keeps_set_id: bool) -> Result<Opened> {
         let node = self.union.node(node)?;
         let inode = &node.inode;
         if inode.file_type != FileType::Regular {
@@ -140,11 +142,19 @@ impl Fs {
         let (data, side) = self.open_content(inode, write)?;
         let (size_bytes, can_pass) = match &data {
             Data::File(file) => {
+                let mut attr = sys::stat_fd(file).doing("read attributes of open file")?;
                 if truncate {
-                    sys::retry(|| fs::ftruncate(file, 0)).doing("empty file")?;
-                    sys::set_times(file, SetTime::Keep, SetTime::Now).doing("set times")?;
+                    let kept = if keeps_set_id {
+                        attr.permissions()
+                    } else {
+                        attr.permissions_of_changed()
+                    };
+                    if kept != attr.permissions() {
+                        sys::chmod(file, kept).doing("drop set-id bits")?;
+                    }
+                    empty(file, attr.size_bytes)?;
+                    attr.size_bytes = 0;
                 }
-                let attr = sys::stat_fd(file).doing("read attributes of open file")?;
                 (
                     attr.size_bytes,
                     side == Side::Upper || self.has_one_name_below(inode)?,
@@ -414,6 +424,19 @@ fn sync_metadata(upper: &Upper, inode: &Inode) -> Result<()> {
         }) => sys::retry(|| fs::syncfs(&*upper.root)).doing("sync upper"),
         Err(error) => Err(error),
     }
+}
+
+/// Cuts a file of the upper to nothing, for `O_TRUNC` and `truncate(2)`. A copy that was made for this is empty
+/// already: nothing can fail any more.
+pub(super) fn empty(file: &OwnedFd, size_bytes: u64) -> Result<()> {
+    if size_bytes > 0 {
+        sys::retry(|| fs::ftruncate(file, 0)).doing("empty file")?;
+    }
+    // The content is gone, whatever becomes of the times.
+    if let Err(error) = sys::set_times(file, SetTime::Keep, SetTime::Now) {
+        tracing::warn!(%error, "an emptied file shows its old time");
+    }
+    Ok(())
 }
 
 /// Reads what is found in something larger; short only at the end.

@@ -190,14 +190,12 @@ impl fuser::Filesystem for Adapter {
     }
 
     /// Where nothing can change, the kernel is told once that it need not ask.
-    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if self.ahead.is_some() {
             return reply.error(fuser::Errno::ENOSYS);
         }
-        let opened = match self
-            .fs
-            .open_file(node.0, OFlags::from_bits_retain(flags.0.cast_unsigned()))
-        {
+        let flags = OFlags::from_bits_retain(flags.0.cast_unsigned());
+        let opened = match self.fs.open_file(node.0, flags, request.uid() == 0) {
             Ok(opened) => opened,
             Err(error) => return reply.error(errno(&error)),
         };
