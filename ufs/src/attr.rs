@@ -35,6 +35,20 @@ impl FileType {
             _ => Self::Regular,
         }
     }
+
+    /// The type bits of a mode.
+    #[must_use]
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Regular => libc::S_IFREG,
+            Self::Directory => libc::S_IFDIR,
+            Self::Symlink => libc::S_IFLNK,
+            Self::CharDevice => libc::S_IFCHR,
+            Self::BlockDevice => libc::S_IFBLK,
+            Self::Fifo => libc::S_IFIFO,
+            Self::Socket => libc::S_IFSOCK,
+        }
+    }
 }
 
 /// A point in time as the kernel keeps it.

@@ -10,13 +10,12 @@ use std::ffi::OsStr;
 use std::hash::Hasher;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::{DirEntry, Entry, Fs};
-use crate::attr::FileType;
+use crate::attr::{Attr, FileType, Time};
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 use crate::union::inode::Inode;
@@ -28,12 +27,50 @@ const LISTINGS_MAX: usize = 64;
 const AFTER_DOT: u64 = 1;
 const AFTER_DOTS: u64 = 2;
 
+/// Bit of the number under which a file is listed that cannot be read. No file's own number has it (see
+/// `union::number`).
+const UNREADABLE: u64 = 1 << 63;
+
+impl Entry {
+    /// Stands in a listing for a file that cannot be read now: its type is known and nothing else. Who looks it up
+    /// hears why.
+    fn unreadable(position: u64, file_type: FileType) -> Self {
+        let number = UNREADABLE | position;
+        Self {
+            node: number,
+            attr: Attr {
+                ino: number,
+                dev: 0,
+                mode: file_type.bits(),
+                nlink: 1,
+                uid: 0,
+                gid: 0,
+                rdev: 0,
+                size_bytes: 0,
+                blocks: 0,
+                block_size: 4096,
+                atime: Time::default(),
+                mtime: Time::default(),
+                ctime: Time::default(),
+                mount_root: false,
+            },
+        }
+    }
+
+    /// Whether it only stands for a file that cannot be read: the caller must look it up before it believes anything
+    /// but the name and the type.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.node & UNREADABLE != 0
+    }
+}
+
 /// A directory's entries by position.
 type Listing = Arc<[(u64, DirEntry)]>;
 
-/// The listings kept, by inode number, each with the version of the directory it shows.
+/// The listings kept, by inode number.
 #[derive(Debug)]
-pub(crate) struct Listings(Mutex<LruCache<u64, (u64, Listing)>>);
+pub(crate) struct Listings(Mutex<LruCache<u64, Listing>>);
 
 impl Default for Listings {
     fn default() -> Self {
@@ -75,9 +112,10 @@ impl Fs {
                 Ok(entry) => entry,
                 // Removed since the listing was made.
                 Err(Error::NotFound) => continue,
+                // Its name is there all the same: a listing without it would be a wrong one.
                 Err(error) => {
-                    tracing::warn!(name = %found.name.display(), %error, "entry left out of a listing");
-                    continue;
+                    tracing::warn!(name = %found.name.display(), %error, "a listed file cannot be read");
+                    Entry::unreadable(*position, found.file_type)
                 }
             };
             if !take(&found.name, *position, &entry) {
@@ -141,31 +179,25 @@ impl Fs {
         sys::retry(|| rustix::fs::fsync(&open)).doing("sync directory")
     }
 
-    /// The kept listing if the directory has not changed since, else a new one. `afresh`: read from the start, when
-    /// nobody minds a new one.
+    /// A new listing for who reads from the start, else the kept one. Whoever starts makes a new one for all who read
+    /// the directory, so that the kept one is never older than any of them: what has come since need not be shown, and
+    /// what has gone is not found (readdir in POSIX). Made anew at every change, a large directory in which others work
+    /// would take forever to read.
     fn listing(&self, dir: &Inode, afresh: bool) -> Result<Listing> {
-        let version = dir.entries_version.load(Ordering::Acquire);
-        if !afresh
-            && let Some((kept, listing)) = self.listings.0.lock().get(&dir.ino)
-            && *kept == version
-        {
+        if !afresh && let Some(listing) = self.listings.0.lock().get(&dir.ino) {
             return Ok(Arc::clone(listing));
         }
-        let (version, entries) = {
+        let entries = {
             let _shared = dir.entries.read();
             let removed = dir.state.read().removed;
-            let entries = if removed {
+            if removed {
                 Vec::new()
             } else {
                 self.union.entries(dir)?
-            };
-            (dir.entries_version.load(Ordering::Acquire), entries)
+            }
         };
         let listing = by_position(entries);
-        self.listings
-            .0
-            .lock()
-            .put(dir.ino, (version, Arc::clone(&listing)));
+        self.listings.0.lock().put(dir.ino, Arc::clone(&listing));
         Ok(listing)
     }
 

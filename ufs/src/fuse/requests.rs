@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fuser::{
     BackingId, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
@@ -383,8 +383,13 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let ttl = self.ttl();
+        let known = self.ttl();
         let listed = self.fs.read_dir_plus(node.0, offset, |name, next, entry| {
+            let ttl = if entry.is_unreadable() {
+                Duration::ZERO
+            } else {
+                known
+            };
             !reply.add(
                 INodeNo(entry.node),
                 next,

@@ -66,8 +66,6 @@ pub(crate) struct Inode {
     pub(crate) copying: Mutex<()>,
     /// Of a directory: held shared to read its entries, alone to change them.
     pub(crate) entries: RwLock<()>,
-    /// Of a directory: counts the changes of its entries.
-    pub(crate) entries_version: AtomicU64,
     /// Counts how often the content moved to another file, so that open handles follow.
     pub(crate) content_version: AtomicU32,
     /// Whether a directory has a default ACL: 0 unknown, 1 no, 2 yes.
@@ -86,7 +84,6 @@ impl Inode {
             state: RwLock::new(state),
             copying: Mutex::default(),
             entries: RwLock::default(),
-            entries_version: AtomicU64::new(0),
             content_version: AtomicU32::new(0),
             default_acl: AtomicU32::new(0),
             running: AtomicU32::new(0),
@@ -100,9 +97,7 @@ impl Inode {
 
     /// Locks a directory's entries to change them.
     pub(crate) fn change_entries(&self) -> parking_lot::RwLockWriteGuard<'_, ()> {
-        let guard = self.entries.write();
-        self.entries_version.fetch_add(1, Ordering::Release);
-        guard
+        self.entries.write()
     }
 
     pub(crate) fn in_upper(&self) -> bool {
