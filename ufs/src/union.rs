@@ -21,7 +21,7 @@ use crate::error::{Doing, Error, Result, SetupError};
 use crate::layer::directory::{DirectoryKind, DirectoryLayer};
 use crate::layer::image::ImageLayer;
 use crate::layer::marks::MarkSpace;
-use crate::layer::{Layer, LayerNode, whiteout};
+use crate::layer::{Layer, LayerNode};
 use crate::repository::Repository;
 use crate::sys::{self, XattrOf};
 use crate::upper::{self, Upper, UpperOptions};
@@ -187,7 +187,7 @@ impl Union {
         let upper_dir = self.upper_dir(dir)?;
         if let (Some(upper), Some(fd)) = (&self.upper, &upper_dir) {
             match sys::stat_at(fd, name) {
-                Ok(attr) if whiteout::is_device(attr.mode, attr.rdev) => return Ok(None),
+                Ok(attr) if upper.is_mark(fd, name, &attr)? => return Ok(None),
                 Ok(attr) => return self.resolve_upper(upper, fd, name, attr, &lowers).map(Some),
                 Err(Errno::NOENT) => {}
                 Err(error) => return Err(error).doing("look up in upper"),

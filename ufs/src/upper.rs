@@ -256,6 +256,21 @@ impl Upper {
         Ok((marks, number))
     }
 
+    /// Whether what the upper has under `name` in `dir` is no file but a mark: a whiteout, or the file `.wh..wh..opq` of
+    /// fuse-overlayfs in a directory that is opaque anyway. (Elsewhere that name is the user's, like any other.)
+    pub(crate) fn is_mark(&self, dir: &OwnedFd, name: &OsStr, attr: &Attr) -> Result<bool> {
+        if whiteout::is_device(attr.mode, attr.rdev) {
+            return Ok(true);
+        }
+        if !whiteout::is_opaque_note(name, attr.mode, attr.size_bytes) {
+            return Ok(false);
+        }
+        let of = XattrOf::Fd(dir.as_fd());
+        let names = sys::xattr_names(of).doing("list marks in upper")?;
+        let get = |mark: &OsStr| sys::xattr(of, mark).doing("read mark in upper");
+        Ok(self.space.marks(true, &names, get)?.opaque)
+    }
+
     /// Sets one of our marks on the file that `fd` names.
     pub(crate) fn set_mark(&self, fd: impl AsFd, mark: &str, value: &[u8]) -> Result<()> {
         sys::set_xattr(fd, &self.space.name(mark), value, XattrFlags::empty()).doing("set mark in upper")

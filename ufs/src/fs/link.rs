@@ -152,7 +152,7 @@ impl Fs {
 
     fn free_place(&self, parent: &Inode, dir: &OwnedFd, name: &OsStr) -> Result<Place> {
         match sys::stat_at(dir, name) {
-            Ok(attr) if whiteout::is_device(attr.mode, attr.rdev) => return Ok(Place::Whiteout),
+            Ok(attr) if self.union.writable()?.is_mark(dir, name, &attr)? => return Ok(Place::Whiteout),
             Ok(_) => return Err(Error::Exists),
             Err(Errno::NOENT) => {}
             Err(error) => return Err(error).doing("look up in upper"),

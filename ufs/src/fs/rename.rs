@@ -21,7 +21,6 @@ use super::Fs;
 use super::remove::HeldNode;
 use crate::error::{Doing, Error, Result};
 use crate::layer::marks::Redirect;
-use crate::layer::whiteout;
 use crate::sys;
 use crate::union::inode::Inode;
 use crate::union::resolve;
@@ -104,7 +103,7 @@ impl Fs {
         let dir = upper.dir_of(parent)?;
         let below = self.union.resolve_lower(&parent.lowers(), name)?.is_some();
         let whiteout = match sys::stat_at(&dir, name) {
-            Ok(attr) => whiteout::is_device(attr.mode, attr.rdev),
+            Ok(attr) => upper.is_mark(&dir, name, &attr)?,
             Err(Errno::NOENT) => false,
             Err(error) => return Err(error).doing("look up in upper"),
         };

@@ -69,6 +69,13 @@ pub fn is_device(mode: u32, rdev: u64) -> bool {
     mode & libc::S_IFMT == libc::S_IFCHR && rdev == DEVICE
 }
 
+/// Whether an entry of an upper looks like the file that fuse-overlayfs puts into a directory beside the attribute
+/// that makes it opaque: empty, and for its owner alone.
+#[must_use]
+pub fn is_opaque_note(name: &OsStr, mode: u32, size_bytes: u64) -> bool {
+    name == OPAQUE_NAME && mode & (libc::S_IFMT | 0o7777) == libc::S_IFREG | 0o700 && size_bytes == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -57,17 +57,22 @@ impl Union {
 
     /// What the upper lists: `None` for a whiteout.
     fn upper_entries(&self, dir: &Inode) -> Result<Vec<(OsString, Option<FileType>)>> {
-        let Some(fd) = self.upper_dir(dir)? else {
+        let (Some(upper), Some(fd)) = (&self.upper, self.upper_dir(dir)?) else {
             return Ok(Vec::new());
         };
         let open = sys::open_at(&fd, OsStr::new("."), OFlags::RDONLY | OFlags::DIRECTORY);
         let raw = sys::list(open.doing("open directory of upper")?).doing("list directory of upper")?;
         let mut entries = Vec::with_capacity(raw.len());
         for entry in raw {
+            let may_be_mark = match entry.file_type {
+                Some(FileType::CharDevice) | None => true,
+                Some(FileType::Regular) => entry.name == whiteout::OPAQUE_NAME,
+                Some(_) => false,
+            };
             let file_type = match entry.file_type {
-                Some(file_type) if file_type != FileType::CharDevice => Some(file_type),
+                Some(file_type) if !may_be_mark => Some(file_type),
                 _ => match sys::stat_at(&fd, &entry.name) {
-                    Ok(attr) if whiteout::is_device(attr.mode, attr.rdev) => None,
+                    Ok(attr) if upper.is_mark(&fd, &entry.name, &attr)? => None,
                     Ok(attr) => Some(attr.file_type()),
                     Err(rustix::io::Errno::NOENT) => continue,
                     Err(error) => return Err(error).doing("read attributes in upper"),
