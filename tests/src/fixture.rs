@@ -1,5 +1,6 @@
 //! A union ready for one test: scratch, layers, upper, mount, and the check that no layer changed.
 
+use crate::faults::{Faults, FaultyCalls};
 use crate::mount::{Backend, MountGuard, MountSpec};
 use crate::posix;
 use crate::scratch::Scratch;
@@ -68,6 +69,15 @@ impl Fixture {
             backend,
             scratch,
         }
+    }
+
+    /// Unmounts and mounts again by the same program, whose system calls can from now on be made to fail.
+    pub fn remount_faulty(&mut self, calls: FaultyCalls) -> Faults {
+        self.unmount();
+        let mounted = MountGuard::mount_faulty(self.backend, &self.spec, &self.mount_point, calls);
+        let (guard, faults) = mounted.expect("mount the union again");
+        self.guard = Some(guard);
+        faults
     }
 
     /// Who serves it.

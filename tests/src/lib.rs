@@ -17,6 +17,7 @@
 
 pub mod crowd;
 pub mod disks;
+pub mod faults;
 pub mod fixture;
 pub mod image;
 pub mod layers;
@@ -35,3 +36,4 @@ pub mod steps;
 pub mod strategies;
 pub mod sys;
 pub mod tracer;
+pub mod users;

@@ -7,6 +7,7 @@
 //! A watchdog kills a server whose mount stands too long, so that a dead lock becomes a failed test
 //! (`ENOTCONN`) and not a test run that never ends.
 
+use crate::faults::{Faults, FaultyCalls};
 use crate::image::{self, Form};
 use crate::programs;
 use crate::skip::{Tier, skip};
@@ -220,10 +221,32 @@ impl MountGuard {
         if backend.is_kernel() {
             patiently(|| mount_kernel(backend, spec, mount_point))?;
         } else {
-            guard.start_server(spec)?;
+            guard.start_server(spec, None)?;
         }
         guard.is_mounted = true;
         Ok(guard)
+    }
+
+    /// As [`MountGuard::mount`], by a server whose system calls can be made to fail.
+    pub fn mount_faulty(
+        backend: Backend,
+        spec: &MountSpec,
+        mount_point: &Path,
+        calls: FaultyCalls,
+    ) -> io::Result<(MountGuard, Faults)> {
+        let mut guard = MountGuard {
+            backend,
+            mount_point: mount_point.to_owned(),
+            server: None,
+            repository: None,
+            is_mounted: false,
+        };
+        let faults = guard.start_server(spec, Some(calls))?;
+        guard.is_mounted = true;
+        Ok((
+            guard,
+            faults.ok_or_else(|| io::Error::other("the server takes no faults"))?,
+        ))
     }
 
     /// Where it is mounted.
@@ -282,7 +305,7 @@ impl MountGuard {
         Ok(self.repository.insert(tempfile::tempdir()?).path())
     }
 
-    fn start_server(&mut self, spec: &MountSpec) -> io::Result<()> {
+    fn start_server(&mut self, spec: &MountSpec, calls: Option<FaultyCalls>) -> io::Result<Option<Faults>> {
         let program = self
             .backend
             .program()
@@ -307,6 +330,7 @@ impl MountGuard {
                 command
             }
         };
+        let faults = calls.map(|calls| calls.prepare(&mut command)).transpose()?;
         let child = command
             .args([
                 OsStr::new("-f"),
@@ -324,7 +348,9 @@ impl MountGuard {
             log,
             _watchdog: watchdog,
         });
-        self.wait_until_mounted()
+        let faults = faults.map(Faults::start).transpose()?;
+        self.wait_until_mounted()?;
+        Ok(faults)
     }
 
     fn wait_until_mounted(&mut self) -> io::Result<()> {

@@ -124,6 +124,11 @@ impl Subject {
 
 /// Runs `case` once; the error tells the step, what was expected and what came.
 pub fn run_case(scratch: &Scratch, case: &Case, plan: &Plan) -> Result<(), String> {
+    run_relay(scratch, case, plan, &[])
+}
+
+/// As [`run_case`]; at a remount, the next of `round` mounts the upper, or who mounted it before where that is empty.
+fn run_relay(scratch: &Scratch, case: &Case, plan: &Plan, round: &[Backend]) -> Result<(), String> {
     let home = tempfile::Builder::new()
         .prefix("case-")
         .tempdir_in(scratch.path())
@@ -148,7 +153,7 @@ pub fn run_case(scratch: &Scratch, case: &Case, plan: &Plan) -> Result<(), Strin
     for backend in &plan.unions {
         subjects.push(Subject::start(home.path(), &lowers, *backend)?);
     }
-    let result = run_steps(case, plan, &mut subjects);
+    let result = run_steps(case, plan, round, &mut subjects);
     for subject in &mut subjects {
         let unmounted = subject.unmount();
         if result.is_ok() {
@@ -166,7 +171,8 @@ pub fn run_case(scratch: &Scratch, case: &Case, plan: &Plan) -> Result<(), Strin
     Ok(())
 }
 
-fn run_steps(case: &Case, plan: &Plan, subjects: &mut [Subject]) -> Result<(), String> {
+fn run_steps(case: &Case, plan: &Plan, round: &[Backend], subjects: &mut [Subject]) -> Result<(), String> {
+    let mut turn = round.iter().cycle().skip(1);
     let mut model = Model::of_layers(&case.layers);
     for subject in &*subjects {
         subject.compare(&model.snapshot(), "at first")?;
@@ -178,12 +184,13 @@ fn run_steps(case: &Case, plan: &Plan, subjects: &mut [Subject]) -> Result<(), S
         }
         let expected = model.apply(op);
         for subject in &mut *subjects {
-            let backend = subject.backend;
             if *op == Op::Remount {
+                subject.backend = turn.next().copied().unwrap_or(subject.backend);
                 subject.unmount()?;
-                subject.mount_as(backend)?;
+                subject.mount_as(subject.backend)?;
                 continue;
             }
+            let backend = subject.backend;
             let got = subject.tree.apply(op);
             if !expected.contains(&got) {
                 return Err(format!(
@@ -323,9 +330,40 @@ fn show(outcomes: &[Outcome]) -> String {
 ///
 /// The seed is fixed unless `SHALE_TESTS_SEED` is set; `SHALE_TESTS_CASES` sets the number of cases.
 pub fn run_random(shape: Shape, plan: &Plan, default_cases: u32) {
+    for_random_cases(shape, default_cases, |scratch, case| {
+        run_case(scratch, case, plan)
+    });
+}
+
+/// As [`run_random`], on one upper whose program is the next one of `round` after every remount, of which there are
+/// some more than drawn. At the end each of `round` and of `stackers` must see the same.
+pub fn run_random_relay(shape: Shape, round: &[Backend], stackers: &[Backend], default_cases: u32) {
+    let plan = Plan {
+        unions: vec![round[0]],
+        readers: round.to_vec(),
+        stackers: stackers.to_vec(),
+        compare_every: 3,
+    };
+    for_random_cases(shape, default_cases, |scratch, case| {
+        let mut case = case.clone();
+        case.ops.retain(|op| !matches!(op, Op::TmpfileLink { .. }));
+        let every = (case.ops.len() / 4).max(2);
+        for at in (every..case.ops.len()).step_by(every).rev() {
+            case.ops.insert(at, Op::Remount);
+        }
+        run_relay(scratch, &case, &plan, round)
+    });
+}
+
+/// Draws cases for `run` and shrinks the first failure to a small one, as [`run_random`].
+pub fn for_random_cases(
+    shape: Shape,
+    default_cases: u32,
+    run: impl Fn(&Scratch, &Case) -> Result<(), String>,
+) {
     let (mut runner, scratch) = (runner(default_cases), RefCell::new(Scratch::new()));
     let result = runner.run(&case(shape), |case| {
-        run_case(&scratch.borrow(), &case, plan).map_err(TestCaseError::fail)
+        run(&scratch.borrow(), &case).map_err(TestCaseError::fail)
     });
     match result {
         Ok(()) => {}

@@ -60,6 +60,12 @@ impl Scratch {
     /// An ext4 of `size_mib` MiB.
     #[must_use]
     pub fn with_size_mib(size_mib: u64) -> Scratch {
+        Scratch::made_by(size_mib, &["mkfs.ext4", "-q", "-F", "-O", "^resize_inode"])
+    }
+
+    /// A file system of `size_mib` MiB that the command `mkfs`, with the image's path after it, makes.
+    #[must_use]
+    pub fn made_by(size_mib: u64, mkfs: &[&str]) -> Scratch {
         enter_private_namespace();
         if let Some(within) = std::env::var_os(SCRATCH_VARIABLE) {
             return Scratch::inside(Path::new(&within));
@@ -72,9 +78,7 @@ impl Scratch {
         File::create(&image)
             .and_then(|file| file.set_len(size_mib << 20))
             .expect("make the image file");
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-O", "^resize_inode"])
-            .arg(&image));
+        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image));
         let root = holder.path().join("root");
         std::fs::create_dir(&root).expect("make the scratch mount point");
         run(Command::new("mount")

@@ -1,5 +1,8 @@
-//! The only unsafe code of the tests: shared file mappings, and what a traced program is about to ask of the kernel.
+//! The only unsafe code of the tests: shared file mappings, system calls that are made to fail, and what a traced program
+//! is about to ask of the kernel.
 #![allow(unsafe_code)]
+
+pub mod seccomp;
 
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
 use std::ffi::c_void;

@@ -3,7 +3,9 @@
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
 use shale_tests::fixture::{Fixture, listed, put, put_whiteout, text};
 use shale_tests::for_each_union;
+use shale_tests::mount::{Backend, MountSpec};
 use shale_tests::posix;
+use shale_tests::scratch::Scratch;
 use shale_tests::snapshot::check_listing;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -270,4 +272,102 @@ for_each_union! {
         }
         assert_eq!(missing, 0, "listings without a name that was there");
     }
+}
+
+/// A hundred thousand names, listed by several at once while others add, remove and rename.
+fn a_hundred_thousand_names(backend: Backend) {
+    if !backend.is_available_or_skip() {
+        return;
+    }
+    const COUNT: usize = 100_000;
+    let scratch = Scratch::with_size_mib(4096);
+    let (lower, upper) = (scratch.directory("lower"), scratch.directory("upper"));
+    let in_lower = lower.join("d");
+    let in_upper = upper.join("d");
+    for directory in [&in_lower, &in_upper] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    for i in 0..COUNT {
+        // A third lies in the upper already, as after a long life.
+        let directory = if i % 3 == 0 { &in_upper } else { &in_lower };
+        File::create(directory.join(format!("stays-{i}"))).unwrap();
+    }
+    for i in 0..1000 {
+        File::create(in_lower.join(format!("goes-{i}"))).unwrap();
+    }
+    let upper = Some((upper, scratch.directory("work")));
+    let spec = MountSpec {
+        lowers: vec![lower],
+        upper,
+        extra_options: vec![],
+        open_files_limit: None,
+    };
+    let mut fixture = Fixture::over(scratch, backend, spec);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let changers: Vec<_> = (0..4)
+            .map(|changer| {
+                let (fixture, stop) = (&fixture, &stop);
+                scope.spawn(move || {
+                    for i in (changer..1000).step_by(4) {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let at = |name: &str| fixture.at(&format!("d/{name}-{i}"));
+                        std::fs::remove_file(at("goes")).expect("remove");
+                        std::fs::write(at("comes"), "").expect("create");
+                        std::fs::rename(at("comes"), at("renamed")).expect("rename");
+                    }
+                })
+            })
+            .collect();
+        let readers: Vec<_> = (0..3)
+            .map(|reader| {
+                let fixture = &fixture;
+                scope.spawn(move || {
+                    for round in 0..2 {
+                        let names = posix::names(&fixture.at("d")).expect("list");
+                        let distinct: BTreeSet<&Vec<u8>> = names.iter().collect();
+                        assert_eq!(
+                            distinct.len(),
+                            names.len(),
+                            "reader {reader} round {round}: a name comes twice"
+                        );
+                        let stay = names.iter().filter(|name| name.starts_with(b"stays-")).count();
+                        assert_eq!(
+                            stay, COUNT,
+                            "reader {reader} round {round}: of the names that stay"
+                        );
+                    }
+                })
+            })
+            .collect();
+        for reader in readers {
+            reader.join().expect("a reader");
+        }
+        stop.store(true, Ordering::Relaxed);
+        for changer in changers {
+            changer.join().expect("a changer");
+        }
+    });
+    let before: BTreeSet<Vec<u8>> = posix::names(&fixture.at("d")).unwrap().into_iter().collect();
+    fixture.remount();
+    let after: BTreeSet<Vec<u8>> = posix::names(&fixture.at("d")).unwrap().into_iter().collect();
+    assert!(before == after, "a remount changes the listing");
+    assert_eq!(after.len(), COUNT + 1000);
+}
+
+#[test]
+fn a_hundred_thousand_names_kernel() {
+    a_hundred_thousand_names(Backend::Kernel);
+}
+
+#[test]
+fn a_hundred_thousand_names_shale_passthrough() {
+    a_hundred_thousand_names(Backend::ShalePassthrough);
+}
+
+#[test]
+fn a_hundred_thousand_names_shale_image() {
+    a_hundred_thousand_names(Backend::ShaleImage);
 }
