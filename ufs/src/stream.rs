@@ -214,6 +214,8 @@ pub struct Stats {
     pub continued: u64,
     /// Decompressions that started at a checkpoint.
     pub started: u64,
+    /// Waits for the decompression of another.
+    pub waited: u64,
     /// Plain bytes decompressed.
     pub plain_bytes: u64,
 }
@@ -225,6 +227,7 @@ pub fn stats(cache: &PageCache) -> Stats {
     Stats {
         continued: work.continued.load(Ordering::Relaxed),
         started: work.started.load(Ordering::Relaxed),
+        waited: work.waited.load(Ordering::Relaxed),
         plain_bytes: work.plain_bytes.load(Ordering::Relaxed),
     }
 }
@@ -233,6 +236,7 @@ pub fn stats(cache: &PageCache) -> Stats {
 struct Work {
     continued: AtomicU64,
     started: AtomicU64,
+    waited: AtomicU64,
     plain_bytes: AtomicU64,
 }
 

@@ -34,7 +34,7 @@ use crate::sys::inflate::WINDOW_BYTES;
 
 /// Decoders that are kept for readers in order.
 const PARKED_MAX: usize = 4;
-/// How often a thread waits for the decoders of others before it starts its own.
+/// For how many decoders of others a thread waits, one after another, before it starts its own.
 const PATIENCE: u32 = 8;
 
 /// A compressed stream.
@@ -207,31 +207,38 @@ impl Compressed {
         Ok(page)
     }
 
-    /// A decoder for a chunk: parked, or about to be; or the right to start one.
+    /// A decoder for a chunk: parked, or about to be; or the right to start one. Nothing is decompressed twice as long as
+    /// what was passed over stays in the cache, but for the beginning of the chunk that a checkpoint lies in.
     fn turn(&self, wanted: u64) -> Turn<'_> {
         let start = wanted * self.chunk_bytes();
         let end = start + self.length_of(wanted) as u64;
         let checkpoint = self.checkpoint_before(start);
         let mut table = self.decoders.table.lock();
         for _ in 0..PATIENCE {
-            if let Some(live) = table.take_nearest(checkpoint, start) {
-                let run = self.announce(&mut table, live.plain, end);
-                return Turn::Decode(Some(live), run);
-            }
-            let near = |running: &Running| {
-                let will_stop_near = checkpoint < running.to && running.to <= start;
-                let will_pass_over = running.from <= start && start < running.to;
-                will_stop_near || will_pass_over
-            };
-            if !table.running.iter().any(near) {
-                break;
-            }
-            self.decoders.changed.wait(&mut table);
+            // Passed over since it was looked for: what passes over it is no longer to be seen here.
             if let Some(page) = self.cache.peek(self.id, wanted) {
                 return Turn::Page(page);
             }
+            let parked = table.nearest(checkpoint, start).map(|(_, plain)| plain);
+            let best = parked.unwrap_or(checkpoint);
+            let comes_nearer = |running: &&Running| {
+                let will_stop_near = best < running.to && running.to <= start;
+                let will_pass_over = best <= running.from && running.from <= start && start < running.to;
+                will_stop_near || will_pass_over
+            };
+            let Some(run) = table.running.iter().find(comes_nearer).map(|running| running.run) else {
+                break;
+            };
+            Work::add(&self.cache.opened.work.waited, 1);
+            // Others end meanwhile, on a busy machine many.
+            while table.running.iter().any(|running| running.run == run) {
+                self.decoders.changed.wait(&mut table);
+            }
         }
-        Turn::Decode(None, self.announce(&mut table, checkpoint, end))
+        let live = table.take_nearest(checkpoint, start);
+        let from = live.as_ref().map_or(checkpoint, |live| live.plain);
+        let run = self.announce(&mut table, from, end);
+        Turn::Decode(live, run)
     }
 
     fn announce(&self, table: &mut DecoderTable, from: u64, to: u64) -> Run<'_> {
@@ -322,14 +329,16 @@ impl Compressed {
 }
 
 impl DecoderTable {
-    /// The parked decoder nearest before a place, if that is nearer than the checkpoint.
+    /// The parked decoder nearest before a place, if that is nearer than the checkpoint: which, and where it stands.
+    fn nearest(&self, checkpoint: u64, place: u64) -> Option<(usize, u64)> {
+        let places = self.parked.iter().map(|live| live.plain).enumerate();
+        places
+            .filter(|(_, plain)| (checkpoint..=place).contains(plain))
+            .max_by_key(|(_, plain)| *plain)
+    }
+
     fn take_nearest(&mut self, checkpoint: u64, place: u64) -> Option<Live> {
-        let (number, _) = self
-            .parked
-            .iter()
-            .enumerate()
-            .filter(|(_, live)| checkpoint <= live.plain && live.plain <= place)
-            .max_by_key(|(_, live)| live.plain)?;
+        let (number, _) = self.nearest(checkpoint, place)?;
         Some(self.parked.remove(number))
     }
 }
@@ -395,3 +404,6 @@ pub(crate) fn stored_part(base: Arc<dyn ReadAt>, data_end: u64) -> Part {
         length: data_end,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,20 +14,20 @@ use sha2::Digest;
 use super::*;
 
 /// A repository and an archive in a directory of their own.
-struct Place {
+pub(super) struct Place {
     folder: tempfile::TempDir,
-    repository: Repository,
-    cache: Arc<PageCache>,
+    pub(super) repository: Repository,
+    pub(super) cache: Arc<PageCache>,
 }
 
-const KEY: Sha256 = [7; 32];
+pub(super) const KEY: Sha256 = [7; 32];
 
 impl Place {
     fn new() -> Self {
         Self::with_cache(8 << 20)
     }
 
-    fn with_cache(limit_bytes: u64) -> Self {
+    pub(super) fn with_cache(limit_bytes: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
             repository: Repository::at(folder.path().join("root")),
@@ -66,7 +66,7 @@ impl Place {
     }
 
     /// Indexes and opens what was compressed from `plain`, and looks at what the pass found out.
-    fn serve(&self, packed: &[u8], compression: Compression, plain: &[u8]) -> Arc<dyn ReadAt> {
+    pub(super) fn serve(&self, packed: &[u8], compression: Compression, plain: &[u8]) -> Arc<dyn ReadAt> {
         let finished = self.index(self.write(packed), compression, &KEY).unwrap();
         assert_eq!(finished.plain_bytes, plain.len() as u64);
         assert_eq!(finished.plain_sha256, Some(sha2::Sha256::digest(plain).into()));
@@ -77,7 +77,7 @@ impl Place {
 }
 
 /// Bytes that compress somewhat: runs, repetitions from afar, and noise.
-fn mixture(length: usize, seed: u64) -> Vec<u8> {
+pub(super) fn mixture(length: usize, seed: u64) -> Vec<u8> {
     let mut random = Random(seed);
     let mut bytes = Vec::with_capacity(length + 4096);
     while bytes.len() < length {
@@ -119,7 +119,7 @@ impl Random {
     }
 }
 
-fn gzip(plain: &[u8], level: u32) -> Vec<u8> {
+pub(super) fn gzip(plain: &[u8], level: u32) -> Vec<u8> {
     let mut encoder = flate2::GzBuilder::new()
         .filename("a name")
         .comment("a comment")
