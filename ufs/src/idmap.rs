@@ -5,6 +5,9 @@
 /// The number that the kernel gives for an owner that a user namespace cannot name.
 pub const OVERFLOW: u32 = 65534;
 
+/// What stands for "leave it" in chown(2): nobody's number.
+const NOBODY_AT_ALL: u32 = u32::MAX;
+
 /// A run of identities that are shown under other numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
@@ -87,11 +90,9 @@ impl Mapped {
 }
 
 fn named(ranges: &[(u32, u32)], id: u32) -> u32 {
-    let can = ranges.is_empty()
-        || ranges
-            .iter()
-            .any(|(first, count)| id >= *first && id - first < *count);
-    if can { id } else { OVERFLOW }
+    let named = |(first, count): &(u32, u32)| id >= *first && id - first < *count;
+    let can = ranges.is_empty() || ranges.iter().any(named);
+    if can && id != NOBODY_AT_ALL { id } else { OVERFLOW }
 }
 
 /// How owners are shown.
@@ -178,6 +179,9 @@ fn shown(ranges: &[Range], stored: u32) -> u32 {
 }
 
 fn stored(ranges: &[Range], shown: u32) -> Option<u32> {
+    if shown == NOBODY_AT_ALL {
+        return None;
+    }
     if ranges.is_empty() {
         return Some(shown);
     }
@@ -201,6 +205,7 @@ mod tests {
             (0, 65_536, OVERFLOW)
         );
         assert_eq!((few.gid(0), few.gid(1)), (0, OVERFLOW));
+        assert_eq!(all.uid(u32::MAX), OVERFLOW, "an archive may say so, no file can");
     }
 
     fn map() -> IdMap {
@@ -220,6 +225,11 @@ mod tests {
         assert_eq!(map.shown_uid(5), OVERFLOW);
         assert_eq!(map.stored_uid(70_000), None);
         assert_eq!(map.shown_gid(5), 5, "no group ranges: groups stay");
+        assert_eq!(
+            map.stored_gid(u32::MAX),
+            None,
+            "chown(2) would take it for: leave it"
+        );
     }
 
     #[test]

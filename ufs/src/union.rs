@@ -183,6 +183,7 @@ impl Union {
 
     /// Finds `name` in the merged directory `dir`.
     pub(crate) fn resolve(&self, dir: &Inode, name: &OsStr) -> Result<Option<Resolved>> {
+        check_component(name)?;
         let lowers = dir.lowers();
         let upper_dir = self.upper_dir(dir)?;
         if let (Some(upper), Some(fd)) = (&self.upper, &upper_dir) {
@@ -402,6 +403,19 @@ impl Union {
         let top = lowers.first().ok_or(Error::Stale)?;
         lower_act(self.layers[top.layer].as_ref(), &top.node)
     }
+}
+
+/// Whether a name is one that a file can have. The kernel sends no other, but what a damaged index holds, or a request
+/// that did not come from the kernel, must not lead out of a directory either.
+///
+/// # Errors
+/// [`Error::Invalid`] for what is empty, `.` or `..`, or holds a `/` or a zero byte.
+pub(crate) fn check_component(name: &OsStr) -> Result<()> {
+    let bytes = name.as_encoded_bytes();
+    if matches!(bytes, b"" | b"." | b"..") || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
+        return Err(Error::Invalid("no file can have this name"));
+    }
+    Ok(())
 }
 
 /// The places of the root directory, which merges the roots of the layers.

@@ -3,7 +3,7 @@
 use rustix::fs::OFlags;
 
 use super::Fs;
-use crate::attr::Attr;
+use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
 use crate::sys::{self, SetTime};
 use crate::union::inode::Inode;
@@ -79,6 +79,11 @@ impl Fs {
     ) -> Result<()> {
         let depth = match change.size_bytes {
             None => Depth::Metadata,
+            Some(_) if inode.is_dir() => return Err(Error::IsDirectory),
+            // To open a device or a pipe would be to use it.
+            Some(_) if inode.file_type != FileType::Regular => {
+                return Err(Error::Invalid("only regular files have a length to set"));
+            }
             Some(0) => Depth::Emptied,
             Some(_) => Depth::Content,
         };
@@ -92,9 +97,6 @@ impl Fs {
             sys::chmod(&named, mode).doing("set permissions")?;
         }
         if let Some(size_bytes) = change.size_bytes {
-            if inode.is_dir() {
-                return Err(Error::IsDirectory);
-            }
             let file = sys::reopen(&named, OFlags::WRONLY).doing("open to set length")?;
             if size_bytes == 0 {
                 let before = sys::stat_fd(&file).doing("read attributes of open file")?;

@@ -16,8 +16,8 @@ use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
 use crate::layer::whiteout;
 use crate::sys;
-use crate::union::Resolved;
 use crate::union::inode::{Inode, Node};
+use crate::union::{Resolved, check_component};
 use crate::upper::Upper;
 use crate::upper::copy_up::Depth;
 
@@ -151,6 +151,7 @@ impl Fs {
     }
 
     fn free_place(&self, parent: &Inode, dir: &OwnedFd, name: &OsStr) -> Result<Place> {
+        check_component(name)?;
         match sys::stat_at(dir, name) {
             Ok(attr) if self.union.writable()?.is_mark(dir, name, &attr)? => return Ok(Place::Whiteout),
             Ok(_) => return Err(Error::Exists),

@@ -15,9 +15,9 @@ use fuser::{
 };
 use rustix::fs::OFlags;
 
-use super::Adapter;
 use super::ahead::SMALL_BYTES_MAX;
 use super::convert::{absent, clamp, errno, file_attr, fuser_type, owner, set_time};
+use super::{Adapter, REQUEST_BYTES_MAX};
 use crate::attr::FileType;
 use crate::error::{Error, Result};
 use crate::fs::{Change, NewNode, RenameFlags};
@@ -258,7 +258,8 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyData,
     ) {
         BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
+            // More is never asked for: it was negotiated.
+            let size = size.min(REQUEST_BYTES_MAX) as usize;
             if buffer.len() < size {
                 buffer.resize(size, 0);
             }
