@@ -6,6 +6,7 @@
 mod ahead;
 mod convert;
 mod counted;
+pub mod fuzzing;
 mod gate;
 mod listers;
 mod nearness;
