@@ -173,7 +173,7 @@ impl Case<'_> {
             for loss in 0..=losses {
                 let mut image = safe.clone();
                 // Nothing of what is open first; then any part.
-                for (offset, data) in blocks().filter(|_| loss > 0 && random.next() % 2 == 0) {
+                for (offset, data) in blocks().filter(|_| loss > 0 && random.next().is_multiple_of(2)) {
                     image.write(offset, data);
                 }
                 if loss > 0 && open.is_empty() {

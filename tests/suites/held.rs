@@ -239,7 +239,8 @@ for_each_union! {
         let before = all(&fixture);
         let distinct: BTreeSet<u64> = before.values().copied().collect();
         assert_eq!(distinct.len(), before.len() - 3, "three names are second names");
-        let rounds: [(&str, fn(&mut Fixture)); 4] = [
+        type Act = fn(&mut Fixture);
+        let rounds: [(&str, Act); 4] = [
             ("after a remount", Fixture::remount),
             ("after copy-up", |fixture| {
                 let tree = Snapshot::of(fixture.root()).unwrap();

@@ -134,7 +134,7 @@ const CAREFUL: &[Act] = &[
     Act::settle(|root| fsync(&root.join("new"))),
     Act::lazy(|root| std::fs::remove_dir(root.join("empty"))),
     Act::lazy(|root| mv(root, "new", "empty", RenameFlags::empty())),
-    Act::settle(|root| fsync(root)),
+    Act::settle(fsync),
 ];
 
 /// Operations of which nobody syncs anything, while the file system below commits at any moment.

@@ -200,7 +200,7 @@ pub fn answer(listener: &OwnedFd, question: Question, errno: Option<i32>) -> io:
 /// `_IOWR('!', number, size)` of linux/seccomp.h.
 fn request(both_ways: bool, number: u32, size: u32) -> libc::Ioctl {
     let direction = if both_ways { 3_u32 } else { 1 };
-    ((direction << 30) | (size << 16) | (u32::from(b'!') << 8) | number) as libc::Ioctl
+    libc::Ioctl::from((direction << 30) | (size << 16) | (u32::from(b'!') << 8) | number)
 }
 
 fn check(result: i32) -> io::Result<()> {

@@ -263,7 +263,7 @@ impl<'a> Script<'a> {
         };
         let (opcode, mut body) = match SHAPED.get(usize::from(kind)) {
             Some(&opcode) => (opcode, self.shaped(opcode)),
-            None if kind % 4 > 0 => {
+            None if !kind.is_multiple_of(4) => {
                 let opcode = SHAPED[usize::from(kind) % SHAPED.len()];
                 (opcode, self.shaped(opcode))
             }
