@@ -221,6 +221,21 @@ pub fn text(path: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// One of the server's counters.
+#[must_use]
+pub fn counter(mount: &Path, name: &str) -> u64 {
+    let counters = posix::get_xattr(mount, ufs::fs::COUNTERS).expect("the server's counters");
+    let text = String::from_utf8_lossy(&counters).into_owned();
+    let number: String = text
+        .split_once(&format!("\"{name}\":"))
+        .expect("the counter")
+        .1
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    number.parse().expect("a number")
+}
+
 /// Makes one test per program out of a function that takes a [`Backend`]: the kernel's overlayfs, which
 /// shows that the test asks for what overlayfs does, and ours: with passthrough, without, and over an image.
 #[macro_export]

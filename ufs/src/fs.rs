@@ -13,16 +13,20 @@ mod file;
 mod link;
 mod remove;
 mod rename;
+mod resume;
 pub(crate) mod told;
 mod xattr;
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::attr::{Attr, FileType};
 use crate::counters::Requests;
 use crate::error::{Doing, Error, Result, SetupError};
 use crate::idmap::IdMap;
+use crate::journal::{Journal, Live};
 use crate::layer::Space;
 use crate::sys;
 use crate::union::inode::{Inode, Node};
@@ -30,6 +34,7 @@ use crate::union::{Layout, Resolved, Union};
 
 pub use attr::Change;
 pub use browse::Neighbour;
+pub(crate) use file::Mode;
 pub use file::{Handles, Opened};
 pub use link::{NewNode, Owner};
 pub use rename::RenameFlags;
@@ -60,6 +65,7 @@ pub struct Fs {
     contents: browse::Contents,
     changes: told::Changes,
     requests: Arc<Requests>,
+    unanswered: resume::Unanswered,
 }
 
 impl Fs {
@@ -68,14 +74,31 @@ impl Fs {
     /// # Errors
     /// When a directory is missing or unfit; the text says which and what to do.
     pub fn open(layout: &Layout, ids: IdMap) -> std::result::Result<Self, SetupError> {
+        Self::assemble(
+            layout,
+            ids,
+            Journal::default(),
+            &mut Live::default(),
+            HashMap::new(),
+        )
+    }
+
+    fn assemble(
+        layout: &Layout,
+        ids: IdMap,
+        journal: Journal,
+        live: &mut Live,
+        orphans: HashMap<u64, Arc<OwnedFd>>,
+    ) -> std::result::Result<Self, SetupError> {
         Ok(Self {
-            union: Union::open(layout)?,
+            union: Union::open(layout, Arc::new(journal), live, orphans)?,
             ids,
             handles: Handles::default(),
             listings: dir::Listings::default(),
             contents: browse::Contents::default(),
             changes: told::Changes::default(),
             requests: Arc::default(),
+            unanswered: resume::Unanswered::default(),
         })
     }
 

@@ -3,19 +3,23 @@
 //! A mount is the only one that changes its upper, so the kernel may keep names, attributes and absence for as long
 //! as it likes: it hears of every change because it asked for it.
 
+mod again;
 mod ahead;
+mod backing;
 mod convert;
 mod counted;
 pub mod fuzzing;
 mod gate;
+pub mod handover;
 mod listers;
 mod nearness;
+mod opening;
 pub mod options;
 mod requests;
 pub mod session;
+pub mod supervisor;
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -23,13 +27,12 @@ use std::time::Duration;
 
 use ahead::{Ahead, Giver};
 use convert::{errno, file_attr};
-use fuser::{BackingId, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, ReplyEntry};
+use fuser::{Generation, INodeNo, InitFlags, KernelConfig, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
 
 use listers::Listers;
 
-use crate::error::{Error, Result};
-use crate::fs::{Fs, NewNode, Opened, Owner};
-use crate::io_mode::{Backing, Choice};
+use crate::error::Result;
+use crate::fs::{Fs, NewNode, Owner};
 
 /// Requests the kernel may have under way in the background (read-ahead).
 const BACKGROUND_MAX: u16 = 64;
@@ -62,6 +65,8 @@ pub(crate) struct Adapter {
     listers: Listers,
     /// The way to tell the kernel what it did not ask for, once it is there.
     notifier: Arc<OnceLock<fuser::Notifier>>,
+    /// The device, where backings outlive this server.
+    device: Option<Arc<OwnedFd>>,
 }
 
 impl Adapter {
@@ -77,6 +82,7 @@ impl Adapter {
             ahead,
             listers: Listers::default(),
             notifier: Arc::default(),
+            device: None,
         };
         (adapter, giver)
     }
@@ -84,6 +90,11 @@ impl Adapter {
     /// Where the notifier of the session is to be put before the first request is answered.
     pub(crate) fn notifier(&self) -> Arc<OnceLock<fuser::Notifier>> {
         Arc::clone(&self.notifier)
+    }
+
+    /// Lets backings be found again by the next server.
+    pub(crate) fn keep_backings(&mut self, device: &Arc<OwnedFd>) {
+        self.device = Some(Arc::clone(device));
     }
 
     fn negotiate(&self, config: &mut KernelConfig) {
@@ -116,65 +127,6 @@ impl Adapter {
         tracing::debug!(abi = %config.kernel_abi(), passthrough = self.can_pass.load(Ordering::Relaxed), "negotiated");
     }
 
-    /// Chooses the I/O mode of a file just opened. `register` makes a backing of a descriptor. On an error the file is
-    /// closed again.
-    fn choose_mode(
-        &self,
-        opened: &Opened,
-        register: impl FnOnce(&OwnedFd) -> io::Result<BackingId>,
-    ) -> Result<(FopenFlags, Option<Arc<dyn Backing>>)> {
-        let node = self.fs.node_of(opened.handle)?;
-        let mut wish = opened.wish;
-        wish.can_pass &= self.can_pass.load(Ordering::Relaxed) && opened.file.is_some();
-        let mut io = node.io.lock();
-        let choice = match (io.choose(wish), &opened.file) {
-            (Choice::Register, Some(file)) => match register(file) {
-                Ok(backing) => {
-                    let backing: Arc<dyn Backing> = Arc::new(backing);
-                    io.passing(wish.side, Arc::clone(&backing));
-                    Choice::PassTo(backing)
-                }
-                Err(error) => {
-                    self.note_refusal(&error);
-                    io.cached()
-                }
-            },
-            (choice, _) => choice,
-        };
-        drop(io);
-        match choice {
-            Choice::Cached { keep } => {
-                let keep = if keep {
-                    FopenFlags::FOPEN_KEEP_CACHE
-                } else {
-                    FopenFlags::empty()
-                };
-                Ok((keep | FopenFlags::FOPEN_NOFLUSH, None))
-            }
-            Choice::PassTo(backing) => Ok((
-                FopenFlags::FOPEN_PASSTHROUGH | FopenFlags::FOPEN_NOFLUSH,
-                Some(backing),
-            )),
-            Choice::Stale | Choice::Register => {
-                self.fs.leave_behind(&node);
-                self.fs.release(opened.handle);
-                Err(Error::Stale)
-            }
-        }
-    }
-
-    /// A refusal for lack of rights holds for the whole mount; one for a file (its file system is itself stacked)
-    /// for that file.
-    fn note_refusal(&self, error: &io::Error) {
-        tracing::debug!(%error, "a file cannot be passed through");
-        if matches!(
-            error.raw_os_error(),
-            Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOTTY)
-        ) {
-            self.can_pass.store(false, Ordering::Relaxed);
-        }
-    }
-
     fn ttl(&self) -> Duration {
         self.behaviour.timeout
     }
@@ -196,9 +148,34 @@ impl Adapter {
         }
     }
 
-    fn make(&self, parent: INodeNo, name: &OsStr, new: NewNode<'_>, owner: Owner, reply: ReplyEntry) {
-        let made = self.fs.make(parent.0, name, new, owner);
+    fn make(
+        &self,
+        request: &Request,
+        at: (INodeNo, &OsStr),
+        new: NewNode<'_>,
+        owner: Owner,
+        reply: ReplyEntry,
+    ) {
+        let (parent, name) = at;
+        let made = self.fs.make(parent.0, name, new, owner).map(|(entry, _)| entry);
         self.dir_changed(parent);
-        self.reply_entry(made.map(|(entry, _)| entry), reply);
+        self.reply_entry(self.unless_made_before(request, (parent.0, name), made), reply);
+    }
+}
+
+fn answer(result: Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+/// Answers with the length when the caller only asks for it, with the value when it fits.
+fn reply_xattr(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match result {
+        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
+        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
     }
 }

@@ -124,6 +124,24 @@ impl IoState {
         self.open += 1;
     }
 
+    /// Takes pages of the mount's cache for old, where nobody knows.
+    pub fn doubt_cache(&mut self) {
+        self.cache_is_old = true;
+    }
+
+    /// Counts an open that an earlier server answered: passed through to `backing`, or cached.
+    pub fn resume(&mut self, backing: Option<(Side, Arc<dyn Backing>)>) {
+        self.open += 1;
+        match (backing, &self.mode) {
+            (Some((side, backing)), Mode::Idle | Mode::Cached) => {
+                self.mode = Mode::Passthrough { side, backing };
+                self.cache_is_old = true;
+            }
+            (None, Mode::Idle) => self.mode = Mode::Cached,
+            _ => {}
+        }
+    }
+
     /// One descriptor is gone. Returns the backing that nobody uses any more, to be dropped without locks held.
     pub fn close(&mut self) -> Option<Arc<dyn Backing>> {
         self.open = self.open.saturating_sub(1);

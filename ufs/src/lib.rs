@@ -14,6 +14,7 @@
 //! counters    how often the kernel asked, and how long the answers took
 //! cache       what they were decompressed to, bounded, read once for many
 //! sha256      the hash of a stream and of a stretch of it at once
+//! journal     what a server that was killed and started again must still know
 //! sys         system calls
 //! ```
 
@@ -28,6 +29,7 @@ pub mod fuse;
 pub mod idmap;
 pub mod index;
 pub mod io_mode;
+mod journal;
 pub mod layer;
 pub mod repository;
 pub mod sha256;

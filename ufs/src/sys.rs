@@ -1,12 +1,14 @@
 //! System calls on files of a layer, relative to open directories and never through path strings.
 //!
 //! Everything here goes through `rustix`, so it needs no `unsafe` of ours; the little that does lies in [`process`],
-//! `map`, `inflate` and `sha256`.
+//! `map`, `log`, `fuse`, `inflate` and `sha256`.
 //! A file is named either by a directory descriptor and one component, or by an `O_PATH` descriptor. Extended
 //! attributes have no `*at` calls on the kernels we support, so they go through `/proc/self/fd/N`, which is a
 //! magic link to exactly the file that the descriptor holds.
 
+pub(crate) mod fuse;
 pub(crate) mod inflate;
+pub(crate) mod log;
 pub(crate) mod map;
 pub(crate) mod mount;
 pub mod process;

@@ -2,12 +2,16 @@
 //!
 //! [`Union`] finds files and gives them their identity. What programs do with files is in [`crate::fs`].
 
+pub(crate) mod earlier;
 pub(crate) mod inode;
 mod light;
+mod nodes;
+mod noted;
 pub(crate) mod number;
 pub(crate) mod readdir;
 pub(crate) mod resolve;
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -18,6 +22,7 @@ use rustix::io::Errno;
 use crate::attr::{Attr, FileType};
 use crate::cache::{self, PageCache};
 use crate::error::{Doing, Error, Result, SetupError};
+use crate::journal::{Journal, Live};
 use crate::layer::directory::{DirectoryKind, DirectoryLayer};
 use crate::layer::image::ImageLayer;
 use crate::layer::marks::MarkSpace;
@@ -25,8 +30,10 @@ use crate::layer::{Layer, LayerNode};
 use crate::repository::Repository;
 use crate::sys::{self, XattrOf};
 use crate::upper::{self, Upper, UpperOptions};
-use inode::{Hold, Inode, Link, Node, Nodes, State};
-use number::Numbers;
+use earlier::Earlier;
+use inode::{Inode, Link, Node, State};
+use nodes::{Hold, Nodes};
+use number::{HandedOut, Numbers};
 
 /// A place in one of the lower layers.
 #[derive(Debug, Clone)]
@@ -104,7 +111,12 @@ pub(crate) struct Union {
 
 impl Union {
     /// Opens all layers of a layout.
-    pub(crate) fn open(layout: &Layout) -> std::result::Result<Self, SetupError> {
+    pub(crate) fn open(
+        layout: &Layout,
+        journal: Arc<Journal>,
+        live: &mut Live,
+        orphans: HashMap<u64, Arc<OwnedFd>>,
+    ) -> std::result::Result<Self, SetupError> {
         if layout.lowers.is_empty() && layout.upper.is_none() {
             return Err(SetupError::NoLayers);
         }
@@ -131,10 +143,15 @@ impl Union {
             layout.cache_bytes.unwrap_or(cache::DEFAULT_LIMIT_BYTES),
         ));
         let layers = open_layers(&layout.lowers, space, &cache)?;
-        Self::assemble(layers, upper, space, cache).map_err(|source| SetupError::Fs {
+        let given = std::mem::take(&mut live.handed_out);
+        let earlier = Earlier::new(live, orphans);
+        let assembled = Self::assemble(layers, upper, space, cache, (journal, earlier, given));
+        let union = assembled.map_err(|source| SetupError::Fs {
             doing: "read the layers' roots",
             source,
-        })
+        })?;
+        union.recover_directories();
+        Ok(union)
     }
 
     fn assemble(
@@ -142,9 +159,10 @@ impl Union {
         upper: Option<Upper>,
         space: MarkSpace,
         cache: Arc<PageCache>,
+        (journal, earlier, given): (Arc<Journal>, Earlier, HandedOut),
     ) -> Result<Self> {
         let upper_device = upper.as_ref().map_or(0, |upper| upper.device);
-        let numbers = Numbers::of_layers(&layers, upper_device)?;
+        let numbers = Numbers::of_layers(&layers, upper_device)?.going_on(given, Arc::clone(&journal));
         let upper_root = match &upper {
             Some(upper) => Some(sys::stat_fd(&upper.root).doing("read the upper's root")?.ino),
             None => None,
@@ -156,7 +174,7 @@ impl Union {
             ..State::default()
         };
         let root = Arc::new(Inode::new(inode::ROOT, FileType::Directory, state));
-        let nodes = Nodes::new(Arc::clone(&root), upper.is_some());
+        let nodes = Nodes::new(Arc::clone(&root), upper.is_some(), journal, earlier);
         Ok(Self {
             layers,
             upper,
@@ -277,7 +295,7 @@ impl Union {
                 .hold(Inode::new(found.ino, found.attr.file_type(), state), doubt)
             {
                 Hold::Node(node) => {
-                    node.inode.add_link(parent, name);
+                    self.nodes.add_link(&node.inode, parent, name);
                     self.note_places(&node.inode);
                     if let Some(upper) = copied_up {
                         self.nodes.note_copied_up(upper, &node.inode);

@@ -53,7 +53,9 @@ impl Server {
         let output = File::create(log).map_err(MountError::io("create", log))?;
         let before = device(target).map_err(MountError::io("look at", target))?;
         let mut command = Command::new(&path);
-        command.arg("-f").arg("-o").arg(union.options()).arg(target);
+        // The child is then the supervisor of the server, and starts it again when it dies.
+        command.arg("-f").arg("-o").arg(union.options());
+        command.arg("-o").arg("supervise").arg(target);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(output);
         // A process group of its own: Ctrl-C in the terminal is for the container, not for its file system.
         command.process_group(0).current_dir("/");

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::fixture::counter;
+
 /// What the threads' buffers and the allocator may hold on to.
 const MEMORY_KIB_MAX: u64 = 96 << 10;
 /// What a server may keep open beside directories, beyond what it had open at the start.
@@ -52,7 +54,7 @@ pub(super) fn check_for_leaks(server: i32, idle: Usage, mount: &Path) {
         // A remount that changes nothing shrinks the name cache of this mount alone; the FORGETs come later.
         let (none, flags) = (None::<&str>, nix::mount::MsFlags::MS_REMOUNT);
         nix::mount::mount(none, mount, none, flags, none).expect("remount");
-        let (nodes, now) = (node_count(mount), Usage::of(server));
+        let (nodes, now) = (counter(mount, "nodes"), Usage::of(server));
         let kept = now.descriptors.saturating_sub(idle.descriptors);
         if nodes <= NODES_MAX && kept <= DESCRIPTORS_MAX || Instant::now() > end {
             break (nodes, now);
@@ -76,17 +78,4 @@ pub(super) fn check_for_leaks(server: i32, idle: Usage, mount: &Path) {
         now.memory_kib <= idle.memory_kib + MEMORY_KIB_MAX,
         "memory: {idle:?} at the start, {now:?} at the end"
     );
-}
-
-fn node_count(mount: &Path) -> u64 {
-    let counters = crate::posix::get_xattr(mount, ufs::fs::COUNTERS).expect("the server's counters");
-    let text = String::from_utf8_lossy(&counters).into_owned();
-    let number: String = text
-        .split_once("\"nodes\":")
-        .expect("the number of nodes")
-        .1
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    number.parse().expect("a number")
 }

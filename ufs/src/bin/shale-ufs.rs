@@ -9,6 +9,7 @@ use clap::Parser;
 use ufs::background::{Ready, Side, into_background};
 use ufs::fuse::options::MountOptions;
 use ufs::fuse::session::Session;
+use ufs::fuse::supervisor::{mount_is_ours, prepare, supervise};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,6 +40,7 @@ Options for -o, separated by commas (write `\\,` and `\\:` for a comma or colon 
   cache=MIB               memory for what is decompressed of archives
   timeout=SECONDS         how long the kernel keeps names and attributes
   threads=N               server threads
+  supervise[=off]         start a server that dies again on the same mount (the default in the background)
   allow_other dev suid noexec noatime fsname=NAME   as for mount.fuse
 Other options of fuse-overlayfs are accepted and change nothing.";
 
@@ -62,17 +64,14 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     init_log(arguments.debug);
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("shale-ufs: {error:#}");
-            ExitCode::FAILURE
-        }
+    match exit_status(run(&arguments)) {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     }
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let options = MountOptions::parse(&arguments.options)?;
+    let mut options = MountOptions::parse(&arguments.options)?;
     for unknown in &options.unknown {
         eprintln!("shale-ufs: warning: option `{unknown}` is not known and has no effect");
     }
@@ -83,7 +82,42 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     match side {
         Side::Caller(verdict) => verdict.map_err(|reason| anyhow::anyhow!("{reason}")),
-        Side::Server(ready) => serve(&options, arguments, ready),
+        Side::Server(ready) => start(&mut options, arguments, ready),
+    }
+}
+
+/// Serves in this process or, supervised, in a child that is started again when it dies.
+fn start(options: &mut MountOptions, arguments: &Arguments, ready: Ready) -> anyhow::Result<()> {
+    let in_background = !(arguments.foreground || arguments.debug);
+    let wanted = options.supervise.unwrap_or(in_background);
+    // A mount by fusermount3 has its device from there.
+    if !(wanted && mount_is_ours()) {
+        return serve(options, arguments, ready);
+    }
+    let mountpoint = match prepare(options, &arguments.mountpoint) {
+        Ok(Some(mountpoint)) => mountpoint,
+        Ok(None) => return serve(options, arguments, ready),
+        Err(error) if ready.fail(&error.to_string()) => std::process::exit(1),
+        Err(error) => return Err(error.into()),
+    };
+    let status = supervise(ready, |kept, ready| {
+        let served = match Session::mount_kept(options, &mountpoint, kept) {
+            Ok(session) => session.serve(|| ready.succeed()).context("serve the mount"),
+            Err(error) if ready.fail(&error.to_string()) => return 1,
+            Err(error) => Err(error.into()),
+        };
+        exit_status(served)
+    })?;
+    std::process::exit(status)
+}
+
+fn exit_status(result: anyhow::Result<()>) -> i32 {
+    match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("shale-ufs: {error:#}");
+            1
+        }
     }
 }
 

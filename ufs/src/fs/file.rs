@@ -13,6 +13,7 @@ use super::Fs;
 use crate::attr::FileType;
 use crate::error::{Doing, Error, Result};
 use crate::io_mode::{Side, Wish};
+use crate::journal::Record;
 use crate::layer::Content;
 use crate::stream::ReadAt;
 use crate::sys::{self, SetTime};
@@ -35,6 +36,15 @@ impl Handles {
         self.next.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.files.read().len()
+    }
+
+    /// Gives no handle up to this one.
+    pub(super) fn skip_to(&self, handle: u64) {
+        self.next.store(handle, Ordering::Relaxed);
+    }
+
     fn file(&self, handle: u64) -> Result<Arc<FileHandle>> {
         self.files
             .read()
@@ -48,16 +58,14 @@ impl Handles {
 #[derive(Debug)]
 pub(crate) struct FileHandle {
     node: Arc<Node>,
-    write: bool,
-    /// Opened by `execve(2)`: open as long as the program runs.
-    runs: bool,
+    mode: Mode,
     /// Where its bytes are, and the version of the content that this is.
     current: Mutex<(u32, Data)>,
 }
 
 impl Drop for FileHandle {
     fn drop(&mut self) {
-        if self.runs {
+        if self.mode.runs {
             self.node.inode.running.fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -91,10 +99,11 @@ impl From<Content> for Data {
 }
 
 /// What a file is opened for.
-#[derive(Debug, Clone, Copy)]
-struct Mode {
-    write: bool,
-    runs: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mode {
+    pub(crate) write: bool,
+    /// Opened by `execve(2)`: open as long as the program runs.
+    pub(crate) runs: bool,
 }
 
 /// A file just opened.
@@ -200,22 +209,13 @@ impl Fs {
     }
 
     fn register(&self, node: &Arc<Node>, mode: Mode, version: u32, data: Data) -> Opened {
-        let Mode { write, runs } = mode;
+        let write = mode.write;
         let file = match &data {
             Data::File(file) => Some(Arc::clone(file)),
             Data::Source(_) => None,
         };
         let handle = self.handles.fresh();
-        if runs {
-            node.inode.running.fetch_add(1, Ordering::AcqRel);
-        }
-        let open = FileHandle {
-            node: Arc::clone(node),
-            write,
-            runs,
-            current: Mutex::new((version, data)),
-        };
-        self.handles.files.write().insert(handle, Arc::new(open));
+        self.insert(handle, node, mode, version, data);
         let wish = Wish {
             side: Side::Upper,
             write,
@@ -223,6 +223,50 @@ impl Fs {
             can_pass: true,
         };
         Opened { handle, file, wish }
+    }
+
+    fn insert(&self, handle: u64, node: &Arc<Node>, mode: Mode, version: u32, data: Data) {
+        let inode = &node.inode;
+        let journal = &self.union.nodes.journal;
+        if mode.runs {
+            inode.running.fetch_add(1, Ordering::AcqRel);
+        }
+        // Counted before the look: a removal counts after it has made an orphan.
+        inode.open_count.fetch_add(1, Ordering::SeqCst);
+        if journal.is_kept()
+            && let Some(orphan) = inode.state.read().orphan.clone()
+        {
+            journal.keep_open(inode.ino, &orphan);
+        }
+        let open = FileHandle {
+            node: Arc::clone(node),
+            mode,
+            current: Mutex::new((version, data)),
+        };
+        self.handles.files.write().insert(handle, Arc::new(open));
+    }
+
+    /// Notes what a file was opened for, before the kernel hears of the handle.
+    pub(crate) fn note_open(&self, handle: u64, request: u64) {
+        let journal = &self.union.nodes.journal;
+        if journal.is_kept()
+            && let Ok(open) = self.handles.file(handle)
+        {
+            journal.note(&Record::Open {
+                handle,
+                node: open.node.id,
+                mode: open.mode,
+                request,
+            });
+        }
+    }
+
+    /// Opens under the same handle what an earlier server had open.
+    pub(super) fn open_again(&self, handle: u64, node: &Arc<Node>, mode: Mode) -> Result<()> {
+        let version = node.inode.content_version.load(Ordering::Acquire);
+        let (data, _) = self.open_content(&node.inode, mode.write)?;
+        self.insert(handle, node, mode, version, data);
+        Ok(())
     }
 
     /// Opens what holds the content now. A file that a writer copies up meanwhile is opened anew.
@@ -261,7 +305,7 @@ impl Fs {
         let version = inode.content_version.load(Ordering::Acquire);
         let mut current = handle.current.lock();
         if current.0 != version {
-            let (data, _) = self.open_content(inode, handle.write)?;
+            let (data, _) = self.open_content(inode, handle.mode.write)?;
             *current = (version, data);
         }
         Ok(current.1.clone())
@@ -314,7 +358,7 @@ impl Fs {
 
     fn writable_file(&self, handle: u64) -> Result<Arc<OwnedFd>> {
         let handle_ref = self.handles.file(handle)?;
-        if !handle_ref.write {
+        if !handle_ref.mode.write {
             return Err(Error::UnknownHandle(handle));
         }
         match self.current(&handle_ref)? {
@@ -408,8 +452,10 @@ impl Fs {
     /// Closes a file. Answers the node it was opened on.
     pub(crate) fn release(&self, handle: u64) -> Option<Arc<Node>> {
         // The descriptor closes here, with no lock held.
-        let handle = self.handles.files.write().remove(&handle)?;
-        Some(Arc::clone(&handle.node))
+        let open = self.handles.files.write().remove(&handle)?;
+        self.union.nodes.journal.note(&Record::Closed { handle });
+        open.node.inode.open_count.fetch_sub(1, Ordering::SeqCst);
+        Some(Arc::clone(&open.node))
     }
 }
 

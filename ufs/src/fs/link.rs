@@ -136,7 +136,7 @@ impl Fs {
                 move_over(upper, &staged, &dir, new_name)?;
             }
         }
-        node.inode.add_link(&parent.inode, new_name);
+        self.union.nodes.add_link(&node.inode, &parent.inode, new_name);
         let held = self.union.nodes.hold_known(&node.inode);
         let stored = self.union.stored_attr(&node.inode)?;
         Ok(self.entry(&held, stored))
@@ -217,7 +217,10 @@ impl Fs {
 
     /// The node of a file just made in the upper.
     fn adopt_new(&self, parent: &Arc<Inode>, name: &OsStr, attr: Attr) -> Result<Arc<Node>> {
-        let ino = self.union.numbers.of_upper(attr.dev, attr.ino);
+        let mut ino = self.union.numbers.of_upper(attr.dev, attr.ino);
+        if self.union.nodes.earlier.is_held(ino) {
+            ino = self.union.numbers.renumber(attr.dev, attr.ino);
+        }
         let made = Resolved {
             attr,
             upper: Some(attr.ino),

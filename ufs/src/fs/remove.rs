@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, AtFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
@@ -98,7 +99,10 @@ impl Fs {
         };
         if last {
             let named = upper.name(inode)?;
-            inode.state.write().orphan = Some(named);
+            inode.state.write().orphan = Some(Arc::clone(&named));
+            if inode.open_count.load(Ordering::SeqCst) > 0 {
+                self.union.nodes.journal.keep_open(inode.ino, &named);
+            }
         }
         Ok(last)
     }
@@ -115,10 +119,11 @@ impl Fs {
         if result.is_err() {
             if orphaned {
                 inode.state.write().orphan = None;
+                self.union.nodes.journal.let_go(inode.ino);
             }
             return result;
         }
-        let named = inode.remove_link(parent, name);
+        let named = self.union.nodes.remove_link(inode, parent, name);
         if inode.is_dir() {
             inode.state.write().removed = !named;
             if let Some(upper) = &self.union.upper {

@@ -169,7 +169,7 @@ impl Fs {
             None => false,
         };
         // Both names lead to the file while it moves: somebody who resolves it meanwhile must find it.
-        moved.add_name(to.parent, to.name);
+        self.union.nodes.add_name(moved, to.parent, to.name);
         let result = match replaced {
             Some(replaced) if moved.is_dir() && replaced.in_upper() => {
                 self.move_onto_emptied(upper, replaced, from, to)
@@ -178,7 +178,7 @@ impl Fs {
             _ => move_file(upper, from, to),
         };
         let left = if result.is_ok() { from } else { to };
-        moved.remove_link(left.parent, left.name);
+        self.union.nodes.remove_link(moved, left.parent, left.name);
         match replaced {
             Some(replaced) => self.note_removal(replaced, to.parent, to.name, orphaned, result),
             None => result,
@@ -219,8 +219,8 @@ impl Fs {
         self.hide_below(upper, other, from)?;
         note_arrival(upper, one, to)?;
         note_arrival(upper, other, from)?;
-        one.add_name(to.parent, to.name);
-        other.add_name(from.parent, from.name);
+        self.union.nodes.add_name(one, to.parent, to.name);
+        self.union.nodes.add_name(other, from.parent, from.name);
         let result = fs::renameat_with(
             &*from.dir,
             from.name,
@@ -230,8 +230,8 @@ impl Fs {
         )
         .doing("exchange names");
         let (old, new) = if result.is_ok() { (from, to) } else { (to, from) };
-        one.remove_link(old.parent, old.name);
-        other.remove_link(new.parent, new.name);
+        self.union.nodes.remove_link(one, old.parent, old.name);
+        self.union.nodes.remove_link(other, new.parent, new.name);
         result
     }
 

@@ -49,9 +49,10 @@ impl Fs {
     fn counters(&self) -> String {
         let cache = self.union.cache.counters();
         format!(
-            "{{\"nodes\":{},\"requests\":{},\"page_cache\":{{\"hits\":{},\"misses\":{},\"waits\":{},\"failures\":{},\
-             \"evictions\":{},\"bytes\":{},\"limit_bytes\":{}}}}}",
+            "{{\"nodes\":{},\"handles\":{},\"requests\":{},\"page_cache\":{{\"hits\":{},\"misses\":{},\"waits\":{},\
+             \"failures\":{},\"evictions\":{},\"bytes\":{},\"limit_bytes\":{}}}}}",
             self.node_count(),
+            self.handles.len(),
             self.requests.to_json(),
             cache.hits,
             cache.misses,

@@ -24,12 +24,16 @@ pub(super) struct Listers(Mutex<State>);
 struct State {
     handles: HashMap<INodeNo, FileHandle>,
     last: u64,
+    stopped: bool,
 }
 
 impl Listers {
     /// The answer to an open of a directory.
     pub(super) fn open(&self, dir: INodeNo) -> (FileHandle, FopenFlags) {
         let mut state = self.0.lock();
+        if state.stopped {
+            return (ONLOOKER, FopenFlags::FOPEN_KEEP_CACHE);
+        }
         let next = FileHandle(state.last + 1);
         let handle = match state.handles.entry(dir) {
             Entry::Occupied(_) => ONLOOKER,
@@ -41,6 +45,11 @@ impl Listers {
         }
         state.last += 1;
         (handle, FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR)
+    }
+
+    /// From here on nobody may: a server before this one allowed it to somebody who may still be there.
+    pub(super) fn stop(&self) {
+        self.0.lock().stopped = true;
     }
 
     /// A descriptor is closed.
@@ -75,5 +84,7 @@ mod tests {
         assert!(!fills(listers.open(INodeNo(7)).1), "an old handle ends nothing");
         listers.close(INodeNo(7), third);
         assert!(fills(listers.open(INodeNo(7)).1));
+        listers.stop();
+        assert!(!fills(listers.open(INodeNo(9)).1));
     }
 }

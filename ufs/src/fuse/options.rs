@@ -29,6 +29,8 @@ pub struct MountOptions {
     pub flags: MountFlags,
     /// Other users may use the mount.
     pub allow_other: bool,
+    /// Start a server that dies again; `None`: when it is in the background.
+    pub supervise: Option<bool>,
     /// Server threads; `None`: as the machine has processors.
     pub threads: Option<usize>,
     /// Name of the source in the mount table.
@@ -69,6 +71,7 @@ impl Default for MountOptions {
                 atime: true,
             },
             allow_other: root,
+            supervise: None,
             threads: None,
             source: "shale-ufs".to_owned(),
             unknown: Vec::new(),
@@ -177,6 +180,7 @@ impl MountOptions {
             "cache" => self.layout.cache_bytes = Some(u64::from(number(name, value)?) << 20),
             "timeout" => self.behaviour.timeout = seconds(name, value)?,
             "threads" => self.threads = Some(threads(name, value)?),
+            "supervise" => self.supervise = Some(switch(name, value)?),
             "passthrough" => self.behaviour.passthrough = switch(name, value)?,
             "skip_open" => self.behaviour.skip_open = Some(switch(name, value)?),
             "metacopy" => self.layout.options.metacopy = switch(name, value)?,

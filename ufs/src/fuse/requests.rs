@@ -4,24 +4,22 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackingId, CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
-    OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    CopyFileRangeFlags, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner, OpenFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::OFlags;
 
+use super::again::{unless_gone_before, unless_set_before};
 use super::ahead::SMALL_BYTES_MAX;
 use super::convert::{absent, clamp, errno, file_attr, fuser_type, owner, set_time};
-use super::{Adapter, REQUEST_BYTES_MAX};
+use super::{Adapter, REQUEST_BYTES_MAX, answer, reply_xattr};
 use crate::attr::FileType;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::fs::{Change, NewNode, RenameFlags};
-use crate::io_mode::Backing;
 
 thread_local! {
     /// Each server thread reads into one buffer that it keeps.
@@ -109,7 +107,7 @@ impl fuser::Filesystem for Adapter {
                 rdev: u64::from(rdev),
             },
         };
-        self.make(parent, name, new, owner(request, mode, umask), reply);
+        self.make(request, (parent, name), new, owner(request, mode, umask), reply);
     }
 
     fn mkdir(
@@ -122,30 +120,30 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.make(
-            parent,
-            name,
+            request,
+            (parent, name),
             NewNode::Directory,
             owner(request, mode, umask),
             reply,
         );
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.fs.unlink(parent.0, name);
         self.dir_changed(parent);
-        answer(removed, reply);
+        answer(unless_gone_before(request, removed), reply);
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let removed = self.fs.rmdir(parent.0, name);
         self.dir_changed(parent);
-        answer(removed, reply);
+        answer(unless_gone_before(request, removed), reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.make(
-            parent,
-            name,
+            request,
+            (parent, name),
             NewNode::Symlink(target.as_os_str()),
             owner(request, 0o777, 0),
             reply,
@@ -154,7 +152,7 @@ impl fuser::Filesystem for Adapter {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -168,7 +166,7 @@ impl fuser::Filesystem for Adapter {
             libc::RENAME_EXCHANGE => RenameFlags::Exchange,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        let renamed = self.fs.rename(parent.0, name, new_parent.0, new_name, flags);
+        let renamed = self.rename_once(request, (parent.0, name), (new_parent.0, new_name), flags);
         self.dir_changed(parent);
         if new_parent != parent {
             self.dir_changed(new_parent);
@@ -178,7 +176,7 @@ impl fuser::Filesystem for Adapter {
 
     fn link(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         new_parent: INodeNo,
         new_name: &OsStr,
@@ -186,26 +184,12 @@ impl fuser::Filesystem for Adapter {
     ) {
         let linked = self.fs.link(node.0, new_parent.0, new_name);
         self.dir_changed(new_parent);
+        let linked = self.unless_made_before(request, (new_parent.0, new_name), linked);
         self.reply_entry(linked, reply);
     }
 
-    /// Where nothing can change, the kernel is told once that it need not ask.
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.ahead.is_some() {
-            return reply.error(fuser::Errno::ENOSYS);
-        }
-        let flags = OFlags::from_bits_retain(flags.0.cast_unsigned());
-        let opened = match self.fs.open_file(node.0, flags, request.uid() == 0) {
-            Ok(opened) => opened,
-            Err(error) => return reply.error(errno(&error)),
-        };
-        match self.choose_mode(&opened, |file| reply.open_backing(file)) {
-            Ok((flags, backing)) => match backing_id(backing.as_ref()) {
-                Some(backing) => reply.opened_passthrough(FileHandle(opened.handle), flags, backing),
-                None => reply.opened(FileHandle(opened.handle), flags),
-            },
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.answer_open(request, node, flags, reply);
     }
 
     fn create(
@@ -218,32 +202,7 @@ impl fuser::Filesystem for Adapter {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        let made = self
-            .fs
-            .make(parent.0, name, NewNode::File, owner(request, mode, umask))
-            .and_then(|(entry, file)| {
-                let file = file.ok_or(Error::Damaged("a new file was not opened"))?;
-                Ok((entry, self.fs.open_new(entry.node, file)?))
-            });
-        self.dir_changed(parent);
-        let (entry, opened) = match made {
-            Ok(made) => made,
-            Err(error) => return reply.error(errno(&error)),
-        };
-        let attr = file_attr(&entry.attr);
-        let handle = FileHandle(opened.handle);
-        match self.choose_mode(&opened, |file| reply.open_backing(file)) {
-            Ok((flags, backing)) => match backing_id(backing.as_ref()) {
-                Some(backing) => {
-                    reply.created_passthrough(&self.ttl(), &attr, Generation(0), handle, flags, backing);
-                }
-                None => reply.created(&self.ttl(), &attr, Generation(0), handle, flags),
-            },
-            Err(error) => {
-                self.fs.forget(entry.node, 1);
-                reply.error(errno(&error));
-            }
-        }
+        self.answer_create(request, (parent, name), owner(request, mode, umask), reply);
     }
 
     fn read(
@@ -309,10 +268,7 @@ impl fuser::Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if let Some(node) = self.fs.release(handle.0) {
-            let unused = node.io.lock().close();
-            drop(unused);
-        }
+        self.close(handle.0);
         reply.ok();
     }
 
@@ -435,7 +391,7 @@ impl fuser::Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -444,7 +400,10 @@ impl fuser::Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         answer(
-            self.fs.set_xattr(node.0, name, value, flags.cast_unsigned()),
+            unless_set_before(
+                request,
+                self.fs.set_xattr(node.0, name, value, flags.cast_unsigned()),
+            ),
             reply,
         );
     }
@@ -465,8 +424,11 @@ impl fuser::Filesystem for Adapter {
         reply_xattr(names, size, reply);
     }
 
-    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(self.fs.remove_xattr(node.0, name), reply);
+    fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer(
+            unless_gone_before(request, self.fs.remove_xattr(node.0, name)),
+            reply,
+        );
     }
 
     /// No file here has anything to wait for.
@@ -567,27 +529,5 @@ impl fuser::Filesystem for Adapter {
             Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(&error)),
         }
-    }
-}
-
-fn backing_id(backing: Option<&Arc<dyn Backing>>) -> Option<&BackingId> {
-    let backing: &dyn std::any::Any = backing?.as_ref();
-    backing.downcast_ref()
-}
-
-fn answer(result: Result<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(&error)),
-    }
-}
-
-/// Answers with the length when the caller only asks for it, with the value when it fits.
-fn reply_xattr(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
-    match result {
-        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        Ok(value) if value.len() > size as usize => reply.error(fuser::Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno(&error)),
     }
 }

@@ -14,9 +14,12 @@ use rustix::io::Errno;
 use super::Adapter;
 use super::ahead::Giver;
 use super::counted::Counted;
+use super::handover::{self, Kept};
 use super::options::{MountFlags, MountOptions};
 use crate::error::SetupError;
 use crate::fs::Fs;
+use crate::io_mode::Backing;
+use crate::sys;
 use crate::sys::mount::{self, FuseMount};
 
 /// Threads by default: enough that a few slow requests (a large copy-up) do not hold up the rest.
@@ -86,6 +89,59 @@ impl Session {
         })
     }
 
+    /// As [`Session::mount`] on a device that outlives this process, or goes on where another server died: then nothing
+    /// is mounted, and the mount point, which leads to this very server, is not touched. `mountpoint` and the paths in
+    /// `options` are as [`super::supervisor::prepare`] leaves them.
+    ///
+    /// # Errors
+    /// [`SetupError`]; a mount made here is taken away again.
+    pub fn mount_kept(options: &MountOptions, mountpoint: &Path, kept: &Kept) -> Result<Self, SetupError> {
+        let failed = |doing| move |source: io::Error| SetupError::Io { doing, source };
+        let signals = block_signals().map_err(failed("block signals"))?;
+        allow_many_descriptors();
+        let (journal, mut live) = kept.journal().map_err(failed("read the journal"))?;
+        let init = live.init.take();
+        let make_backing = |id| -> Arc<dyn Backing> { Arc::new(sys::fuse::Backing::new(&kept.device, id)) };
+        let (layout, orphans) = (&options.layout, kept.files.files());
+        let resumed = Fs::resume(layout, options.ids.clone(), journal, live, orphans, &make_backing);
+        let fs = Arc::new(resumed?);
+        rustix::process::umask(rustix::fs::Mode::empty());
+        let (mut adapter, giver) = Adapter::new(Arc::clone(&fs), options.behaviour);
+        adapter.keep_backings(&kept.device);
+        if init.is_some() {
+            adapter.listers.stop();
+        }
+        let notifier = adapter.notifier();
+        let served = Counted::new(adapter, Arc::clone(fs.requests()), threads(options));
+        let mut config = config(options);
+        // Requests that a descriptor of its own has read end with that descriptor, and so with the server.
+        config.clone_fd = false;
+        let session = match init {
+            Some(init) => handover::shake_hands(served, &kept.device, &init, config),
+            None => {
+                mount_on(&kept.device, options, mountpoint)?;
+                handover::receive_init(&kept.device, fs.journal())
+                    .and_then(|init| handover::shake_hands(served, &kept.device, &init, config))
+                    .inspect_err(|_| {
+                        let _ = mount::detach(mountpoint);
+                    })
+            }
+        };
+        let inner = session.map_err(failed("shake hands with the kernel"))?;
+        // Nothing is answered before the session runs.
+        let _ = notifier.set(inner.notifier());
+        // A mount that is gone has nothing to ask.
+        if let Err(error) = sys::fuse::ask_again(&kept.device) {
+            tracing::debug!(%error, "unanswered requests are not asked for again");
+        }
+        Ok(Self {
+            inner,
+            mountpoint: mountpoint.to_path_buf(),
+            signals,
+            giver,
+        })
+    }
+
     /// Serves until the file system is unmounted. SIGTERM, SIGINT and SIGHUP unmount it.
     ///
     /// # Errors
@@ -122,7 +178,7 @@ fn block_signals() -> io::Result<SigSet> {
 }
 
 /// Every file that is open in the mount is open in the server: takes all the descriptors that the limits allow.
-fn allow_many_descriptors() {
+pub(super) fn allow_many_descriptors() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
@@ -183,16 +239,24 @@ fn config(options: &MountOptions) -> fuser::Config {
 
 fn mount_directly(options: &MountOptions, mountpoint: &Path) -> Result<std::os::fd::OwnedFd, SetupError> {
     let device = mount::open_device().map_err(|source| SetupError::Device { source })?;
+    mount_on(&device, options, mountpoint)?;
+    Ok(device)
+}
+
+fn mount_on(
+    device: &std::os::fd::OwnedFd,
+    options: &MountOptions,
+    mountpoint: &Path,
+) -> Result<(), SetupError> {
     let request = FuseMount {
         source: &options.source,
         allow_other: options.allow_other,
         flags: ms_flags(options.flags),
     };
-    mount::mount_fuse(&device, mountpoint, &request).map_err(|source| SetupError::Mount {
+    mount::mount_fuse(device, mountpoint, &request).map_err(|source| SetupError::Mount {
         path: mountpoint.to_path_buf(),
         source,
-    })?;
-    Ok(device)
+    })
 }
 
 fn ms_flags(flags: MountFlags) -> MsFlags {
@@ -211,7 +275,7 @@ fn ms_flags(flags: MountFlags) -> MsFlags {
     ms
 }
 
-fn check_mountpoint(path: &Path) -> Result<(), SetupError> {
+pub(super) fn check_mountpoint(path: &Path) -> Result<(), SetupError> {
     let open = |source| SetupError::Open {
         role: "mountpoint",
         path: path.to_path_buf(),

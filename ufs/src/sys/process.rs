@@ -4,7 +4,8 @@
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 
-use nix::unistd::{ForkResult, fork, pipe2, setsid};
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, Pid, fork, getppid, pipe2, setsid};
 
 /// The end of the start-up pipe that a background server holds until its mount answers.
 #[derive(Debug)]
@@ -43,6 +44,29 @@ pub fn into_background() -> io::Result<Side> {
     }
 }
 
+/// Makes a child that is killed when this process ends. `None` in the child.
+///
+/// # Errors
+/// When the process cannot be made.
+///
+/// # Panics
+/// In debug builds, when the process has more than one thread.
+pub(crate) fn fork_bound() -> io::Result<Option<Pid>> {
+    debug_assert_eq!(thread_count(), 1, "fork of a threaded process");
+    let parent = nix::unistd::getpid();
+    // SAFETY: the process has one thread, so no lock can be held by another one in the child.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Some(child)),
+        ForkResult::Child => {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            if getppid() != parent {
+                return Err(io::Error::other("the supervisor has ended"));
+            }
+            Ok(None)
+        }
+    }
+}
+
 /// Reads the verdict: `+` for ready, any other text for the reason why not, nothing for a server that died.
 fn wait_until_ready(read: OwnedFd) -> Result<(), String> {
     let mut verdict = String::new();
@@ -70,15 +94,16 @@ impl Ready {
         let Some(mut pipe) = self.0.take() else {
             return Ok(());
         };
-        let null = std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")?;
-        nix::unistd::dup2_stdin(&null)?;
-        nix::unistd::dup2_stdout(&null)?;
-        nix::unistd::dup2_stderr(&null)?;
-        std::env::set_current_dir("/")?;
+        leave_terminal()?;
         pipe.write_all(b"+")
+    }
+
+    /// For a supervisor, whose server answers the caller: lets go of the caller and of the terminal.
+    ///
+    /// # Errors
+    /// When /dev/null cannot take the streams' place.
+    pub(crate) fn leave_to_server(self) -> io::Result<()> {
+        self.0.map_or(Ok(()), |_| leave_terminal())
     }
 
     /// Tells the caller why there will be no mount. `false`: nobody waits, so the reason is still to be shown.
@@ -87,6 +112,17 @@ impl Ready {
             .take()
             .is_some_and(|mut pipe| pipe.write_all(reason.as_bytes()).is_ok())
     }
+}
+
+fn leave_terminal() -> io::Result<()> {
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    std::env::set_current_dir("/")
 }
 
 fn thread_count() -> usize {

@@ -16,16 +16,14 @@
 //! `light`, `inodes`, `by_upper`, `by_place`. Data moves under `copying` alone; `state` and the tables are never held
 //! over I/O.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::LowerRef;
-use super::light::Light;
 use crate::attr::FileType;
 use crate::fs::told::Told;
 use crate::io_mode::IoState;
@@ -74,6 +72,8 @@ pub(crate) struct Inode {
     pub(crate) running: AtomicU32,
     /// Of a directory: who was told its attributes since its entries last changed (see `fs/told.rs`).
     pub(crate) told: Told,
+    /// How many handles are open on it.
+    pub(crate) open_count: AtomicU32,
 }
 
 impl Inode {
@@ -88,6 +88,7 @@ impl Inode {
             default_acl: AtomicU32::new(0),
             running: AtomicU32::new(0),
             told: Told::default(),
+            open_count: AtomicU32::new(0),
         }
     }
 
@@ -109,7 +110,7 @@ impl Inode {
     }
 
     /// Compares with a file just found that has the same number.
-    fn compare(&self, candidate: &Inode) -> Likeness {
+    pub(super) fn compare(&self, candidate: &Inode) -> Likeness {
         let places = (self.state.read().upper, candidate.state.read().upper);
         match places {
             _ if self.file_type != candidate.file_type => Likeness::Other,
@@ -119,23 +120,24 @@ impl Inode {
         }
     }
 
-    /// Notes that the file is called `name` in `parent`.
-    pub(crate) fn add_link(&self, parent: &Arc<Inode>, name: &OsStr) {
+    /// Notes that the file is called `name` in `parent`; `false` when that is known.
+    pub(super) fn add_link(&self, parent: &Arc<Inode>, name: &OsStr) -> bool {
         let known = |links: &[Link]| links.iter().any(|link| link.is(parent, name));
         if known(&self.state.read().links) {
-            return;
+            return false;
         }
         let mut state = self.state.write();
         // A directory has one name: one that was met under another was moved.
         if self.is_dir() {
             state.links.clear();
         } else if known(&state.links) {
-            return;
+            return false;
         }
         state.links.push(Link {
             parent: Arc::clone(parent),
             name: name.to_os_string(),
         });
+        true
     }
 
     pub(crate) fn is_called(&self, parent: &Arc<Inode>, name: &OsStr) -> bool {
@@ -143,7 +145,7 @@ impl Inode {
     }
 
     /// Notes one more name while a file moves to it, also for a directory.
-    pub(crate) fn add_name(&self, parent: &Arc<Inode>, name: &OsStr) {
+    pub(super) fn add_name(&self, parent: &Arc<Inode>, name: &OsStr) {
         self.state.write().links.push(Link {
             parent: Arc::clone(parent),
             name: name.to_os_string(),
@@ -151,7 +153,7 @@ impl Inode {
     }
 
     /// Notes that the file is no longer called `name` in `parent`. Returns whether it has another known name.
-    pub(crate) fn remove_link(&self, parent: &Arc<Inode>, name: &OsStr) -> bool {
+    pub(super) fn remove_link(&self, parent: &Arc<Inode>, name: &OsStr) -> bool {
         let mut state = self.state.write();
         state.links.retain(|link| !link.is(parent, name));
         !state.links.is_empty()
@@ -160,27 +162,13 @@ impl Inode {
 
 /// Whether two files with one number are one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Likeness {
+pub(super) enum Likeness {
     Same,
     Other,
     /// One of the two was seen in the upper, the other below: a copy-up came between, or a crash has left some names
     /// of a hard-linked file below. The places tell, once nothing is under way any more.
     Unsure((Option<u64>, Option<u64>)),
 }
-
-/// What [`Nodes::hold`] found.
-pub(crate) enum Hold {
-    /// The file's node.
-    Node(Arc<Node>),
-    /// The file must be looked up again when this inode is not being copied up; and if the same is found then, held
-    /// with this doubt, for it is another file.
-    Doubt(Arc<Inode>, Doubt),
-    /// A light file has the number: its node must be kept, and the file looked up again.
-    Light,
-}
-
-/// A doubt about identity: where the known file and the found one were seen in the upper.
-pub(crate) type Doubt = (Option<u64>, Option<u64>);
 
 impl Node {
     pub(super) fn light(inode: Arc<Inode>) -> Self {
@@ -192,7 +180,7 @@ impl Node {
         }
     }
 
-    fn hold(self: &Arc<Self>) -> Arc<Self> {
+    pub(super) fn hold(self: &Arc<Self>) -> Arc<Self> {
         self.lookups.fetch_add(1, Ordering::Relaxed);
         Arc::clone(self)
     }
@@ -210,293 +198,9 @@ pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) inode: Arc<Inode>,
     /// How many answers named this node and are not yet forgotten. Of a light node they are counted elsewhere.
-    lookups: AtomicU64,
+    pub(super) lookups: AtomicU64,
     pub(crate) io: Mutex<IoState>,
 }
 
-/// Ids of second nodes start here; no inode number reaches it. As a signed number it is still positive.
-const SECOND_NODES: u64 = 3 << 61;
-
-/// All nodes the kernel knows, and the inodes behind them.
-#[derive(Debug)]
-pub(crate) struct Nodes {
-    by_id: RwLock<HashMap<u64, Arc<Node>>>,
-    /// For the few files with a second node: the one that lookups answer.
-    current: RwLock<HashMap<u64, u64>>,
-    any_current: AtomicBool,
-    next_second: AtomicU64,
-    /// Every inode that anybody holds, by number: the kernel by a node, an open file, or the names of the files in a
-    /// directory. So that there is one inode for one file, also when the kernel forgot it in between.
-    inodes: RwLock<HashMap<u64, Weak<Inode>>>,
-    /// Copied-up files by their number in the upper.
-    by_upper: RwLock<HashMap<u64, Weak<Inode>>>,
-    /// Directories that are kept, by the numbers of their places in indexed layers: light files find their parent here.
-    by_place: RwLock<HashMap<u64, Weak<Inode>>>,
-    light: Light,
-    /// Size of the tables of weak references at which the dead ones are taken out.
-    sweep_at: AtomicUsize,
-}
-
-/// The tables of weak references are not swept below this size.
-const SWEEP_MIN: usize = 1024;
-
 /// The node id of the root, fixed by the protocol.
 pub(crate) const ROOT: u64 = 1;
-
-impl Nodes {
-    /// A table that knows the root. `writable`: files can change.
-    pub(crate) fn new(root: Arc<Inode>, writable: bool) -> Self {
-        let light = Light::default();
-        if !writable {
-            light.stop_counting();
-        }
-        let node = Node {
-            id: ROOT,
-            inode: root,
-            lookups: AtomicU64::new(1),
-            io: Mutex::default(),
-        };
-        Self {
-            by_id: RwLock::new(HashMap::from([(ROOT, Arc::new(node))])),
-            current: RwLock::default(),
-            any_current: AtomicBool::new(false),
-            next_second: AtomicU64::new(SECOND_NODES),
-            inodes: RwLock::default(),
-            by_upper: RwLock::default(),
-            by_place: RwLock::default(),
-            light,
-            sweep_at: AtomicUsize::new(SWEEP_MIN),
-        }
-    }
-
-    /// The node, if it is kept, or light and in use.
-    pub(crate) fn get(&self, id: u64) -> Option<Arc<Node>> {
-        let kept = self.by_id.read().get(&id).cloned();
-        kept.or_else(|| self.light.in_use(id))
-    }
-
-    /// The inode with this number, if anybody uses it: one that was kept may outlive its node.
-    pub(crate) fn inode(&self, number: u64) -> Option<Arc<Inode>> {
-        let node = self.get(number).map(|node| Arc::clone(&node.inode));
-        node.or_else(|| self.kept_inode(number))
-            .or_else(|| self.light.inode_in_use(number))
-    }
-
-    fn kept_inode(&self, number: u64) -> Option<Arc<Inode>> {
-        self.inodes.read().get(&number).and_then(Weak::upgrade)
-    }
-
-    /// Counts one more answer that names a light file, unless its node or inode is kept.
-    pub(crate) fn hold_light(&self, id: u64) -> bool {
-        let by_id = self.by_id.read();
-        let kept =
-            |table: &HashMap<u64, Weak<Inode>>| table.get(&id).is_some_and(|inode| inode.strong_count() > 0);
-        let light = !by_id.contains_key(&id) && !self.is_left_behind(id) && !kept(&self.inodes.read());
-        if light {
-            self.light.hold(id);
-        }
-        light
-    }
-
-    /// The node of a light file, made of `inode` if there is none yet.
-    pub(crate) fn light_node(&self, inode: Inode) -> Arc<Node> {
-        let by_id = self.by_id.read();
-        match by_id.get(&inode.ino) {
-            Some(node) => Arc::clone(node),
-            None => {
-                let kept = self.kept_inode(inode.ino);
-                self.light.node(kept.unwrap_or_else(|| Arc::new(inode)))
-            }
-        }
-    }
-
-    /// Keeps the node of a light file from here on: it is about to change.
-    pub(crate) fn keep(&self, inode: &Arc<Inode>) {
-        let mut by_id = self.by_id.write();
-        if by_id.contains_key(&inode.ino) {
-            return;
-        }
-        let Some((node, lookups)) = self.light.take(inode) else {
-            return;
-        };
-        self.inodes.write().insert(inode.ino, Arc::downgrade(inode));
-        node.lookups.store(lookups, Ordering::Relaxed);
-        by_id.insert(node.id, node);
-    }
-
-    /// The kept directory that this place of an indexed layer belongs to.
-    pub(crate) fn at_place(&self, number: u64) -> Option<Arc<Inode>> {
-        self.by_place.read().get(&number)?.upgrade()
-    }
-
-    pub(crate) fn note_place(&self, number: u64, inode: &Arc<Inode>) {
-        let known = |table: &HashMap<u64, Weak<Inode>>| {
-            table
-                .get(&number)
-                .is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(inode)))
-        };
-        if !known(&self.by_place.read()) {
-            self.by_place.write().insert(number, Arc::downgrade(inode));
-        }
-    }
-
-    fn is_left_behind(&self, ino: u64) -> bool {
-        self.any_current.load(Ordering::Acquire) && self.current.read().contains_key(&ino)
-    }
-
-    /// The copied-up inode that has this number in the upper, if the kernel holds it.
-    pub(crate) fn copied_up(&self, upper_ino: u64) -> Option<Arc<Inode>> {
-        self.by_upper.read().get(&upper_ino)?.upgrade()
-    }
-
-    pub(crate) fn note_copied_up(&self, upper_ino: u64, inode: &Arc<Inode>) {
-        self.by_upper.write().insert(upper_ino, Arc::downgrade(inode));
-    }
-
-    fn current_id(&self, ino: u64) -> u64 {
-        if self.any_current.load(Ordering::Acquire) {
-            self.current.read().get(&ino).copied().unwrap_or(ino)
-        } else {
-            ino
-        }
-    }
-
-    /// Finds the node of the file that `candidate` describes, or makes the candidate's own, and counts one more
-    /// answer that names it. `doubt`: what the last try was told.
-    pub(crate) fn hold(&self, candidate: Inode, doubt: Option<Doubt>) -> Hold {
-        let id = self.current_id(candidate.ino);
-        if let Some(node) = self.by_id.read().get(&id)
-            && node.inode.compare(&candidate) == Likeness::Same
-        {
-            return Hold::Node(node.hold());
-        }
-        let mut by_id = self.by_id.write();
-        let known = match by_id.get(&id) {
-            Some(node) => Some(Arc::clone(&node.inode)),
-            None => self.inodes.read().get(&candidate.ino).and_then(Weak::upgrade),
-        };
-        let Some(known) = known else {
-            if self.light.is_known(candidate.ino) {
-                return Hold::Light;
-            }
-            return Hold::Node(self.insert(&mut by_id, id, Arc::new(candidate)));
-        };
-        match known.compare(&candidate) {
-            Likeness::Same => return Hold::Node(self.node_of(&mut by_id, id, &known)),
-            Likeness::Unsure(places) if doubt != Some(places) => return Hold::Doubt(known, places),
-            // The number belongs to another file that is still held (a name that a crash left behind, an upper
-            // copied together with its marks): this one gets a number of its own.
-            Likeness::Other | Likeness::Unsure(_) => {}
-        }
-        let id = self.next_second.fetch_add(1, Ordering::Relaxed);
-        Hold::Node(self.insert(&mut by_id, id, Arc::new(Inode { ino: id, ..candidate })))
-    }
-
-    /// Counts one more answer that names a known inode, making its present node when it has none yet.
-    pub(crate) fn hold_known(&self, inode: &Arc<Inode>) -> Arc<Node> {
-        let id = self.current_id(inode.ino);
-        self.node_of(&mut self.by_id.write(), id, inode)
-    }
-
-    fn node_of(&self, by_id: &mut HashMap<u64, Arc<Node>>, id: u64, inode: &Arc<Inode>) -> Arc<Node> {
-        match by_id.get(&id) {
-            Some(node) => node.hold(),
-            None => self.insert(by_id, id, Arc::clone(inode)),
-        }
-    }
-
-    /// Leaves a node behind, if lookups still answer it: they answer a new one from here on.
-    pub(crate) fn replace(&self, node: &Node) {
-        let inode = &node.inode;
-        self.keep(inode);
-        if self.current_id(inode.ino) != node.id {
-            return;
-        }
-        let id = self.next_second.fetch_add(1, Ordering::Relaxed);
-        let node = Node {
-            id,
-            inode: Arc::clone(inode),
-            lookups: AtomicU64::new(0),
-            io: Mutex::default(),
-        };
-        self.by_id.write().insert(id, Arc::new(node));
-        self.current.write().insert(inode.ino, id);
-        self.any_current.store(true, Ordering::Release);
-    }
-
-    fn insert(&self, by_id: &mut HashMap<u64, Arc<Node>>, id: u64, inode: Arc<Inode>) -> Arc<Node> {
-        self.inodes.write().insert(inode.ino, Arc::downgrade(&inode));
-        let node = Arc::new(Node {
-            id,
-            inode,
-            lookups: AtomicU64::new(1),
-            io: Mutex::default(),
-        });
-        by_id.insert(id, Arc::clone(&node));
-        node
-    }
-
-    /// The kernel dropped `count` of the answers it was given.
-    pub(crate) fn forget(&self, id: u64, count: u64) {
-        if id == ROOT {
-            return;
-        }
-        {
-            let by_id = self.by_id.read();
-            if !by_id.contains_key(&id) {
-                return self.light.forget(id, count);
-            }
-        }
-        let mut by_id = self.by_id.write();
-        let Some(node) = by_id.get(&id) else { return };
-        let before = node.lookups.fetch_sub(count, Ordering::Relaxed);
-        if before > count {
-            return;
-        }
-        let ino = node.inode.ino;
-        if id != ino && by_id.contains_key(&ino) {
-            // The kernel asks, forgets and asks again before it opens: the node that was left behind must not come
-            // back as the answer while it is still there.
-            return;
-        }
-        let Some(node) = by_id.remove(&id) else { return };
-        self.drop_unused_second(&mut by_id, ino);
-        let nodes = by_id.len();
-        drop(by_id);
-        drop(node);
-        self.sweep(nodes);
-    }
-
-    /// Takes dead weak references out, seldom enough that it costs nothing per file.
-    fn sweep(&self, nodes: usize) {
-        let limit = self.sweep_at.load(Ordering::Relaxed);
-        if self.inodes.read().len() < limit {
-            return;
-        }
-        self.sweep_at.store((2 * nodes).max(SWEEP_MIN), Ordering::Relaxed);
-        self.inodes.write().retain(|_, inode| inode.strong_count() > 0);
-        self.by_upper.write().retain(|_, inode| inode.strong_count() > 0);
-        self.by_place.write().retain(|_, inode| inode.strong_count() > 0);
-    }
-
-    /// Once the first node is gone, a second one lives only as long as the kernel holds it.
-    fn drop_unused_second(&self, by_id: &mut HashMap<u64, Arc<Node>>, ino: u64) {
-        if !self.any_current.load(Ordering::Acquire) {
-            return;
-        }
-        let mut current = self.current.write();
-        let Some(second) = current.get(&ino) else { return };
-        if by_id
-            .get(second)
-            .is_none_or(|node| node.lookups.load(Ordering::Relaxed) == 0)
-        {
-            by_id.remove(second);
-            current.remove(&ino);
-        }
-    }
-
-    /// How many nodes the kernel holds.
-    pub(crate) fn len(&self) -> usize {
-        self.by_id.read().len() + self.light.len()
-    }
-}

@@ -193,6 +193,9 @@ impl Union {
         if let Some(node) = self.nodes.get(id) {
             return Ok(node);
         }
+        if let Some(node) = self.recover(id)? {
+            return Ok(node);
+        }
         match self.make_light(id) {
             // Another thread has taken it into keeping meanwhile, to change it.
             Err(error @ (Error::Stale | Error::UnknownNode(_))) => self.nodes.get(id).ok_or(error),

@@ -13,16 +13,20 @@
 //! The kernel's table of inodes makes little of the upper bits, and files of the same number in many layers would all
 //! meet in one place of it. So the lower 32 bits of an index's numbers are stirred by the layer, which can be undone.
 //!
+//! The upper's file system gives the number of a file that is gone to a new one. The kernel may still know the first:
+//! a server that died had kept it, and the next one cannot. So the new file is given a number of ours.
+//!
 //! Counting from the bottom keeps numbers when layers are added on top. A file that was copied up keeps its number
 //! through the `overlay.shale.ino` mark of its copy.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
+use crate::journal::{Journal, Record};
 use crate::layer::Layer;
 
 const OWN_BITS: u32 = 48;
@@ -37,9 +41,15 @@ pub(crate) struct Numbers {
     /// Top first.
     layers: Vec<Tagged>,
     upper_device: u64,
-    handed_out: Mutex<HashMap<(u64, u64, u64), u64>>,
+    handed_out: Mutex<HandedOut>,
+    /// Files of the upper are among those, although their own numbers fit.
+    any_renumbered: AtomicBool,
     next: AtomicU64,
+    journal: Arc<Journal>,
 }
+
+/// Numbers given to files (tag, device, inode) whose own do not fit.
+pub(crate) type HandedOut = HashMap<(u64, u64, u64), u64>;
 
 /// How the numbers of one layer are tagged.
 #[derive(Debug, Clone, Copy)]
@@ -86,8 +96,21 @@ impl Numbers {
             layers,
             upper_device,
             handed_out: Mutex::default(),
+            any_renumbered: AtomicBool::new(false),
             next: AtomicU64::new(HANDED_OUT),
+            journal: Arc::default(),
         })
+    }
+
+    /// With what an earlier server `given`, and the journal for what will be.
+    pub(crate) fn going_on(mut self, given: HandedOut, journal: Arc<Journal>) -> Self {
+        let next = given.values().max().map_or(HANDED_OUT, |largest| largest + 1);
+        self.next = AtomicU64::new(next);
+        let renumbered = |key: &(u64, u64, u64)| key.0 == 0 && self.is_upper(key.1, key.2);
+        self.any_renumbered = AtomicBool::new(given.keys().any(renumbered));
+        self.handed_out = Mutex::new(given);
+        self.journal = journal;
+        self
     }
 
     /// The number of a file of the layer with this index, counted from the top.
@@ -120,17 +143,38 @@ impl Numbers {
 
     /// The number of a file born in the upper.
     pub(crate) fn of_upper(&self, device: u64, ino: u64) -> u64 {
-        if self.upper_device == device && ino >> OWN_BITS == 0 {
+        if !self.is_upper(device, ino) {
+            return self.hand_out((0, device, ino));
+        }
+        if !self.any_renumbered.load(Ordering::Acquire) {
             return ino;
         }
-        self.hand_out((0, device, ino))
+        let handed_out = self.handed_out.lock();
+        handed_out.get(&(0, device, ino)).copied().unwrap_or(ino)
+    }
+
+    /// Gives another number to a file just born in the upper, whose own is that of another one.
+    pub(crate) fn renumber(&self, device: u64, ino: u64) -> u64 {
+        let mut handed_out = self.handed_out.lock();
+        let number = self.fresh((0, device, ino));
+        handed_out.insert((0, device, ino), number);
+        self.any_renumbered.store(true, Ordering::Release);
+        number
+    }
+
+    fn is_upper(&self, device: u64, ino: u64) -> bool {
+        self.upper_device == device && ino >> OWN_BITS == 0
     }
 
     fn hand_out(&self, key: (u64, u64, u64)) -> u64 {
         let mut handed_out = self.handed_out.lock();
-        *handed_out
-            .entry(key)
-            .or_insert_with(|| self.next.fetch_add(1, Ordering::Relaxed))
+        *handed_out.entry(key).or_insert_with(|| self.fresh(key))
+    }
+
+    fn fresh(&self, key: (u64, u64, u64)) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.journal.note(&Record::HandedOut { key, number });
+        number
     }
 }
 
@@ -187,6 +231,19 @@ mod tests {
             split.of_lower(2, 0, 2 << 48 | 9)
         );
         assert_eq!(merged.of_lower(0, 7, 9), split.of_lower(0, 7, 9));
+    }
+
+    #[test]
+    fn a_new_file_keeps_the_number_it_was_given() {
+        let first = directories(&[7]);
+        let given = first.renumber(7, 5);
+        assert_eq!(first.of_upper(7, 5), given);
+        assert_eq!(first.of_upper(7, 6), 6);
+        let handed_out = first.handed_out.lock().clone();
+        let next = directories(&[7]).going_on(handed_out, Arc::default());
+        assert_eq!(next.of_upper(7, 5), given);
+        assert_eq!(next.of_upper(7, 6), 6);
+        assert!(![5, given].contains(&next.renumber(7, 5)));
     }
 
     #[test]

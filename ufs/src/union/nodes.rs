@@ -1,0 +1,347 @@
+//! The table of nodes and inodes: what the kernel holds, what is current, what is forgotten. See [`super::inode`].
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::earlier::Earlier;
+use super::inode::{Inode, Likeness, Node, ROOT};
+use super::light::Light;
+use crate::io_mode::IoState;
+use crate::journal::{Journal, Record};
+
+/// Ids of second nodes start here; no inode number reaches it. As a signed number it is still positive.
+const SECOND_NODES: u64 = 3 << 61;
+
+/// All nodes the kernel knows, and the inodes behind them.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    by_id: RwLock<HashMap<u64, Arc<Node>>>,
+    /// For the few files with a second node: the one that lookups answer.
+    current: RwLock<HashMap<u64, u64>>,
+    any_current: AtomicBool,
+    next_second: AtomicU64,
+    /// Every inode that anybody holds, by number: the kernel by a node, an open file, or the names of the files in a
+    /// directory. So that there is one inode for one file, also when the kernel forgot it in between.
+    inodes: RwLock<HashMap<u64, Weak<Inode>>>,
+    /// Copied-up files by their number in the upper.
+    by_upper: RwLock<HashMap<u64, Weak<Inode>>>,
+    /// Directories that are kept, by the numbers of their places in indexed layers: light files find their parent here.
+    by_place: RwLock<HashMap<u64, Weak<Inode>>>,
+    light: Light,
+    /// What must be known after a restart is written here before the kernel hears of it.
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) earlier: Earlier,
+    /// Size of the tables of weak references at which the dead ones are taken out.
+    sweep_at: AtomicUsize,
+}
+
+/// The tables of weak references are not swept below this size.
+const SWEEP_MIN: usize = 1024;
+
+/// What [`Nodes::hold`] found.
+pub(crate) enum Hold {
+    /// The file's node.
+    Node(Arc<Node>),
+    /// The file must be looked up again when this inode is not being copied up; and if the same is found then, held
+    /// with this doubt, for it is another file.
+    Doubt(Arc<Inode>, Doubt),
+    /// A light file has the number: its node must be kept, and the file looked up again.
+    Light,
+}
+
+/// A doubt about identity: where the known file and the found one were seen in the upper.
+pub(crate) type Doubt = (Option<u64>, Option<u64>);
+
+impl Nodes {
+    /// A table that knows the root, and what was given `earlier`. `writable`: files can change.
+    pub(crate) fn new(root: Arc<Inode>, writable: bool, journal: Arc<Journal>, earlier: Earlier) -> Self {
+        let light = Light::default();
+        if !writable {
+            light.stop_counting();
+        }
+        let node = Node {
+            id: ROOT,
+            inode: root,
+            lookups: AtomicU64::new(1),
+            io: Mutex::default(),
+        };
+        Self {
+            by_id: RwLock::new(HashMap::from([(ROOT, Arc::new(node))])),
+            current: RwLock::default(),
+            any_current: AtomicBool::new(false),
+            next_second: AtomicU64::new(SECOND_NODES.max(earlier.node_max + 1)),
+            inodes: RwLock::default(),
+            by_upper: RwLock::default(),
+            by_place: RwLock::default(),
+            light,
+            journal,
+            earlier,
+            sweep_at: AtomicUsize::new(SWEEP_MIN),
+        }
+    }
+
+    /// The node, if it is kept, or light and in use.
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Node>> {
+        let kept = self.by_id.read().get(&id).cloned();
+        kept.or_else(|| self.light.in_use(id))
+    }
+
+    /// The inode with this number, if anybody uses it: one that was kept may outlive its node.
+    pub(crate) fn inode(&self, number: u64) -> Option<Arc<Inode>> {
+        let node = self.get(number).map(|node| Arc::clone(&node.inode));
+        node.or_else(|| self.kept_inode(number))
+            .or_else(|| self.light.inode_in_use(number))
+    }
+
+    fn kept_inode(&self, number: u64) -> Option<Arc<Inode>> {
+        self.inodes.read().get(&number).and_then(Weak::upgrade)
+    }
+
+    /// Counts one more answer that names a light file, unless its node or inode is kept.
+    pub(crate) fn hold_light(&self, id: u64) -> bool {
+        let by_id = self.by_id.read();
+        let kept =
+            |table: &HashMap<u64, Weak<Inode>>| table.get(&id).is_some_and(|inode| inode.strong_count() > 0);
+        let light = !by_id.contains_key(&id) && !self.is_left_behind(id) && !kept(&self.inodes.read());
+        if light {
+            self.light.hold(id);
+        }
+        light
+    }
+
+    /// The node of a light file, made of `inode` if there is none yet.
+    pub(crate) fn light_node(&self, inode: Inode) -> Arc<Node> {
+        let by_id = self.by_id.read();
+        match by_id.get(&inode.ino) {
+            Some(node) => Arc::clone(node),
+            None => {
+                let kept = self.kept_inode(inode.ino);
+                self.light.node(kept.unwrap_or_else(|| Arc::new(inode)))
+            }
+        }
+    }
+
+    /// Keeps the node of a light file from here on: it is about to change.
+    pub(crate) fn keep(&self, inode: &Arc<Inode>) {
+        let mut by_id = self.by_id.write();
+        if by_id.contains_key(&inode.ino) {
+            return;
+        }
+        let Some((node, lookups)) = self.light.take(inode) else {
+            return;
+        };
+        self.inodes.write().insert(inode.ino, Arc::downgrade(inode));
+        node.lookups.store(lookups, Ordering::Relaxed);
+        self.note_node(node.id, inode);
+        by_id.insert(node.id, node);
+    }
+
+    /// Makes a second node anew that an earlier server gave.
+    pub(super) fn hold_second(&self, id: u64, inode: &Arc<Inode>) -> Arc<Node> {
+        let mut by_id = self.by_id.write();
+        if let Some(node) = by_id.get(&id) {
+            return Arc::clone(node);
+        }
+        let node = self.insert(&mut by_id, id, Arc::clone(inode));
+        node.lookups.store(1, Ordering::Relaxed);
+        self.current.write().insert(inode.ino, id);
+        self.any_current.store(true, Ordering::Release);
+        node
+    }
+
+    /// The kept directory that this place of an indexed layer belongs to.
+    pub(crate) fn at_place(&self, number: u64) -> Option<Arc<Inode>> {
+        self.by_place.read().get(&number)?.upgrade()
+    }
+
+    pub(crate) fn note_place(&self, number: u64, inode: &Arc<Inode>) {
+        let known = |table: &HashMap<u64, Weak<Inode>>| {
+            table
+                .get(&number)
+                .is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(inode)))
+        };
+        if !known(&self.by_place.read()) {
+            self.by_place.write().insert(number, Arc::downgrade(inode));
+        }
+    }
+
+    fn is_left_behind(&self, ino: u64) -> bool {
+        self.any_current.load(Ordering::Acquire) && self.current.read().contains_key(&ino)
+    }
+
+    /// The copied-up inode that has this number in the upper, if the kernel holds it.
+    pub(crate) fn copied_up(&self, upper_ino: u64) -> Option<Arc<Inode>> {
+        self.by_upper.read().get(&upper_ino)?.upgrade()
+    }
+
+    pub(crate) fn note_copied_up(&self, upper_ino: u64, inode: &Arc<Inode>) {
+        self.by_upper.write().insert(upper_ino, Arc::downgrade(inode));
+    }
+
+    fn current_id(&self, ino: u64) -> u64 {
+        if self.any_current.load(Ordering::Acquire) {
+            self.current.read().get(&ino).copied().unwrap_or(ino)
+        } else {
+            ino
+        }
+    }
+
+    /// Finds the node of the file that `candidate` describes, or makes the candidate's own, and counts one more
+    /// answer that names it. `doubt`: what the last try was told.
+    pub(crate) fn hold(&self, candidate: Inode, doubt: Option<Doubt>) -> Hold {
+        let id = self.current_id(candidate.ino);
+        if let Some(node) = self.by_id.read().get(&id)
+            && node.inode.compare(&candidate) == Likeness::Same
+        {
+            return Hold::Node(node.hold());
+        }
+        let mut by_id = self.by_id.write();
+        let known = match by_id.get(&id) {
+            Some(node) => Some(Arc::clone(&node.inode)),
+            None => self.inodes.read().get(&candidate.ino).and_then(Weak::upgrade),
+        };
+        let Some(known) = known else {
+            if self.light.is_known(candidate.ino) {
+                return Hold::Light;
+            }
+            return Hold::Node(self.insert(&mut by_id, id, Arc::new(candidate)));
+        };
+        match known.compare(&candidate) {
+            Likeness::Same => return Hold::Node(self.node_of(&mut by_id, id, &known)),
+            Likeness::Unsure(places) if doubt != Some(places) => return Hold::Doubt(known, places),
+            // The number belongs to another file that is still held (a name that a crash left behind, an upper
+            // copied together with its marks): this one gets a number of its own.
+            Likeness::Other | Likeness::Unsure(_) => {}
+        }
+        let id = self.next_second.fetch_add(1, Ordering::Relaxed);
+        Hold::Node(self.insert(&mut by_id, id, Arc::new(Inode { ino: id, ..candidate })))
+    }
+
+    /// Counts one more answer that names a known inode, making its present node when it has none yet.
+    pub(crate) fn hold_known(&self, inode: &Arc<Inode>) -> Arc<Node> {
+        let id = self.current_id(inode.ino);
+        self.node_of(&mut self.by_id.write(), id, inode)
+    }
+
+    fn node_of(&self, by_id: &mut HashMap<u64, Arc<Node>>, id: u64, inode: &Arc<Inode>) -> Arc<Node> {
+        match by_id.get(&id) {
+            Some(node) => node.hold(),
+            None => self.insert(by_id, id, Arc::clone(inode)),
+        }
+    }
+
+    /// Leaves a node behind, if lookups still answer it: they answer a new one from here on.
+    pub(crate) fn replace(&self, node: &Node) {
+        let inode = &node.inode;
+        self.keep(inode);
+        if self.current_id(inode.ino) != node.id {
+            return;
+        }
+        let id = self.next_second.fetch_add(1, Ordering::Relaxed);
+        self.note_node(id, inode);
+        let node = Node {
+            id,
+            inode: Arc::clone(inode),
+            lookups: AtomicU64::new(0),
+            io: Mutex::default(),
+        };
+        self.by_id.write().insert(id, Arc::new(node));
+        self.current.write().insert(inode.ino, id);
+        self.any_current.store(true, Ordering::Release);
+    }
+
+    fn insert(&self, by_id: &mut HashMap<u64, Arc<Node>>, id: u64, inode: Arc<Inode>) -> Arc<Node> {
+        self.inodes.write().insert(inode.ino, Arc::downgrade(&inode));
+        self.note_node(id, &inode);
+        let mut io = IoState::default();
+        let mut lookups = 1;
+        if self.earlier.is_met(id) {
+            // How often the kernel was told of it is not known, but that it was. It forgets all at once.
+            lookups += 1;
+            io.doubt_cache();
+        }
+        let node = Arc::new(Node {
+            id,
+            inode,
+            lookups: AtomicU64::new(lookups),
+            io: Mutex::new(io),
+        });
+        by_id.insert(id, Arc::clone(&node));
+        node
+    }
+
+    /// The kernel dropped `count` of the answers it was given.
+    pub(crate) fn forget(&self, id: u64, count: u64) {
+        if id == ROOT {
+            return;
+        }
+        {
+            let by_id = self.by_id.read();
+            if !by_id.contains_key(&id) {
+                self.note_gone_unmet(id);
+                return self.light.forget(id, count);
+            }
+        }
+        let mut by_id = self.by_id.write();
+        let Some(node) = by_id.get(&id) else { return };
+        let before = node.lookups.load(Ordering::Relaxed);
+        node.lookups
+            .store(before.saturating_sub(count), Ordering::Relaxed);
+        if before > count {
+            return;
+        }
+        let ino = node.inode.ino;
+        if id != ino && by_id.contains_key(&ino) {
+            // The kernel asks, forgets and asks again before it opens: the node that was left behind must not come
+            // back as the answer while it is still there.
+            return;
+        }
+        let Some(node) = by_id.remove(&id) else { return };
+        self.journal.note(&Record::Gone { number: id });
+        if self.journal.is_kept() && node.inode.state.read().orphan.is_some() {
+            self.journal.let_go(ino);
+        }
+        self.drop_unused_second(&mut by_id, ino);
+        let nodes = by_id.len();
+        drop(by_id);
+        drop(node);
+        self.sweep(nodes);
+    }
+
+    /// Takes dead weak references out, seldom enough that it costs nothing per file.
+    fn sweep(&self, nodes: usize) {
+        let limit = self.sweep_at.load(Ordering::Relaxed);
+        if self.inodes.read().len() < limit {
+            return;
+        }
+        self.sweep_at.store((2 * nodes).max(SWEEP_MIN), Ordering::Relaxed);
+        self.inodes.write().retain(|_, inode| inode.strong_count() > 0);
+        self.by_upper.write().retain(|_, inode| inode.strong_count() > 0);
+        self.by_place.write().retain(|_, inode| inode.strong_count() > 0);
+    }
+
+    /// Once the first node is gone, a second one lives only as long as the kernel holds it.
+    fn drop_unused_second(&self, by_id: &mut HashMap<u64, Arc<Node>>, ino: u64) {
+        if !self.any_current.load(Ordering::Acquire) {
+            return;
+        }
+        let mut current = self.current.write();
+        let Some(second) = current.get(&ino) else { return };
+        if by_id
+            .get(second)
+            .is_none_or(|node| node.lookups.load(Ordering::Relaxed) == 0)
+        {
+            self.journal.note(&Record::Gone { number: *second });
+            by_id.remove(second);
+            current.remove(&ino);
+        }
+    }
+
+    /// How many nodes the kernel holds.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.read().len() + self.light.len()
+    }
+}
