@@ -246,20 +246,20 @@ pub fn all() -> Vec<Box<dyn Workload>> {
     ]
 }
 
-/// Those that were asked for, by their names or by what their names begin with (`walk` is `walk-cold` and
+/// Those that were asked for, by their names or else by what their names begin with (`walk` is `walk-cold` and
 /// `walk-warm`); all but the most expensive without any.
 ///
 /// # Errors
 /// The first name that fits none.
 pub fn chosen(names: &[String]) -> std::result::Result<Vec<Box<dyn Workload>>, String> {
+    let is_whole = |name: &str| all().iter().any(|workload| workload.name() == name);
     let fits = |name: &str, workload: &dyn Workload| {
-        let group = || {
-            workload
-                .name()
-                .strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with('-'))
-        };
-        workload.name() == name || (!workload.only_by_name() && group())
+        let rest = workload.name().strip_prefix(name);
+        match rest {
+            Some("") => true,
+            Some(rest) => rest.starts_with('-') && !workload.only_by_name() && !is_whole(name),
+            None => false,
+        }
     };
     let mut workloads = all();
     if let Some(name) = names
@@ -301,6 +301,7 @@ mod tests {
             Ok::<_, String>(chosen.iter().map(|workload| workload.name()).collect::<Vec<_>>())
         };
         assert_eq!(names(&["walk"]).unwrap(), ["walk-cold", "walk-warm"]);
+        assert_eq!(names(&["random-write"]).unwrap(), ["random-write"]);
         assert_eq!(names(&["one-byte-10g"]).unwrap(), ["one-byte-10g"]);
         assert!(!names(&["one-byte"]).unwrap().contains(&"one-byte-10g"));
         assert!(!names(&[]).unwrap().contains(&"one-byte-10g"));

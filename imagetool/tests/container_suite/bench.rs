@@ -85,11 +85,11 @@ fn a_tiny_run_is_kept_as_json_as_a_table_and_as_a_chart() {
     words.extend(TINY);
     let workloads = [
         "walk-cold",
-        "create",
         "random-write-lower",
+        "create",
+        "package",
         "layers-16",
         "server-memory",
-        "package",
     ];
     words.extend(workloads);
     let text = shale.call(&words).ok();
@@ -108,7 +108,13 @@ fn a_tiny_run_is_kept_as_json_as_a_table_and_as_a_chart() {
     assert!(report["left_out"][0].as_str().unwrap().starts_with("package: "));
     let rows = report["rows"].as_array().unwrap();
     let names: Vec<_> = rows.iter().map(|row| row["workload"].as_str().unwrap()).collect();
-    assert_eq!(names, &workloads[..5]);
+    assert_eq!(
+        names,
+        workloads
+            .into_iter()
+            .filter(|name| *name != "package")
+            .collect::<Vec<_>>()
+    );
     for row in rows {
         for cell in row["cells"].as_array().unwrap() {
             assert_eq!(cell["failure"], Value::Null, "{row}");
