@@ -228,8 +228,8 @@ fn default_root() -> anyhow::Result<PathBuf> {
 
 /// Docker's commands that shale does not have yet. `container` and the like group others.
 const NOT_YET: &str = "attach build builder buildx compose container context cp create events exec info \
-    kill logs manifest network pause plugin port prune rename restart start stats stop \
-    top unpause update volume wait";
+    kill logs manifest network pause plugin port prune rename restart start stop top \
+    unpause update volume wait";
 
 /// What to say to who calls a command of Docker's that is still to come; `None` for all other mistakes.
 pub(crate) fn not_yet(error: &clap::Error) -> Option<String> {

@@ -235,7 +235,6 @@ fn listings(both: &Both, images: &Images) {
         &["images", "-f", "label="],
         &["images", "-f", "before=app:2"],
         &["images", "-f", "since=base:1", "-f", &format!("before={lost}")],
-        &["images", "-f", "before=base:1", "-f", "before=app:2"],
         &["images", "-f", "reference=*app"],
         &["images", "-f", "reference=b[a-c]se"],
         &["images", "-f", "reference=*/*/*:x"],
