@@ -68,14 +68,16 @@ fn essence(at: &Path) -> Snapshot {
     let mut tree = Snapshot::of(at).expect("read a tree").without_times();
     tree.entries.retain(|path, _| {
         let path = String::from_utf8_lossy(path).into_owned();
-        !OF_THE_ENGINE
-            .iter()
-            .any(|name| path == *name || path.starts_with(&format!("{name}/")))
+        // An engine gives the root directory a mode of its own, which its archive does not tell.
+        !path.is_empty()
+            && !OF_THE_ENGINE
+                .iter()
+                .any(|name| path == *name || path.starts_with(&format!("{name}/")))
     });
     for entry in tree.entries.values_mut() {
         entry.xattrs.clear();
-        // What engines put into the root changes how it looks in an archive.
-        entry.nlink = entry.nlink.max(1);
+        // An archive does not count names that a change has hidden; which names are one file is compared.
+        entry.nlink = 1;
     }
     tree
 }
