@@ -101,6 +101,8 @@ pub struct Union {
     pub squash_overflow: bool,
     /// Let users beside the one who mounts see the tree.
     pub allow_other: bool,
+    /// Let no program run as its owner: what comes from elsewhere is shown to users who could call it.
+    pub no_suid: bool,
 }
 
 impl Union {
@@ -136,6 +138,7 @@ impl Union {
         for (option, wanted) in [
             ("squash_overflow", self.squash_overflow),
             ("allow_other", self.allow_other),
+            ("nosuid", self.no_suid),
         ] {
             if wanted {
                 text.push(b',');
@@ -192,9 +195,10 @@ mod tests {
         let all = Union {
             squash_overflow: true,
             allow_other: true,
+            no_suid: true,
             ..union(&["/a"], None)
         };
-        assert_eq!(all.options(), "lowerdir=/a,squash_overflow,allow_other");
+        assert_eq!(all.options(), "lowerdir=/a,squash_overflow,allow_other,nosuid");
     }
 
     #[test]

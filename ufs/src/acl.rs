@@ -8,7 +8,7 @@
 
 use std::ffi::OsStr;
 
-use crate::idmap::IdMap;
+use crate::idmap::{IdMap, NOBODY_AT_ALL};
 
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 4;
@@ -22,17 +22,27 @@ pub fn is_acl(name: &OsStr) -> bool {
     name == "system.posix_acl_access" || name == "system.posix_acl_default"
 }
 
-/// A stored list with its ids as shown. What is no list stays as it is: the kernel will judge it.
+/// A stored list with its ids as shown. Entries of those who are not mapped are left out: they say nothing of anybody
+/// here, and the kernel takes no list with an id that it cannot name. What is no list stays as it is: the kernel will
+/// judge it.
 #[must_use]
 pub fn to_shown(value: Vec<u8>, ids: &IdMap) -> Vec<u8> {
-    let map = |tag, id| {
-        Some(if tag == TAG_USER {
-            ids.shown_uid(id)
-        } else {
-            ids.shown_gid(id)
-        })
-    };
-    mapped(&value, map).unwrap_or(value)
+    if !is_list(&value) {
+        return value;
+    }
+    let mut shown = value[..HEADER_BYTES].to_vec();
+    for entry in value[HEADER_BYTES..].chunks_exact(ENTRY_BYTES) {
+        let map = |tag, id| {
+            let shown = if tag == TAG_USER {
+                ids.shown_uid(id)
+            } else {
+                ids.shown_gid(id)
+            };
+            (shown != NOBODY_AT_ALL).then_some(shown)
+        };
+        shown.extend(mapped_entry(entry, map).into_iter().flatten());
+    }
+    shown
 }
 
 /// A list as a program sets it with its ids as stored; `None` when one of them is not mapped.
@@ -45,11 +55,14 @@ pub fn to_stored(value: &[u8], ids: &IdMap) -> Option<Vec<u8>> {
             ids.stored_gid(id)
         }
     };
-    if is_list(value) {
-        mapped(value, map)
-    } else {
-        Some(value.to_vec())
+    if !is_list(value) {
+        return Some(value.to_vec());
     }
+    let mut stored = value[..HEADER_BYTES].to_vec();
+    for entry in value[HEADER_BYTES..].chunks_exact(ENTRY_BYTES) {
+        stored.extend(mapped_entry(entry, map)?);
+    }
+    Some(stored)
 }
 
 fn is_list(value: &[u8]) -> bool {
@@ -58,19 +71,15 @@ fn is_list(value: &[u8]) -> bool {
         && (value.len() - HEADER_BYTES).is_multiple_of(ENTRY_BYTES)
 }
 
-fn mapped(value: &[u8], map: impl Fn(u16, u32) -> Option<u32>) -> Option<Vec<u8>> {
-    if !is_list(value) {
-        return None;
+/// An entry with its id mapped, if it has one; `None` when that is not mapped.
+fn mapped_entry(entry: &[u8], map: impl Fn(u16, u32) -> Option<u32>) -> Option<[u8; ENTRY_BYTES]> {
+    let mut entry: [u8; ENTRY_BYTES] = entry.try_into().ok()?;
+    let [tag_low, tag_high, _, _, id @ ..] = entry;
+    let tag = u16::from_le_bytes([tag_low, tag_high]);
+    if tag == TAG_USER || tag == TAG_GROUP {
+        entry[4..].copy_from_slice(&map(tag, u32::from_le_bytes(id))?.to_le_bytes());
     }
-    let mut value = value.to_vec();
-    for entry in value[HEADER_BYTES..].chunks_exact_mut(ENTRY_BYTES) {
-        let tag = u16::from_le_bytes([entry[0], entry[1]]);
-        if tag == TAG_USER || tag == TAG_GROUP {
-            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
-            entry[4..].copy_from_slice(&map(tag, id)?.to_le_bytes());
-        }
-    }
-    Some(value)
+    Some(entry)
 }
 
 #[cfg(test)]
@@ -106,6 +115,16 @@ mod tests {
     fn ids_are_mapped_both_ways_and_nothing_else_is() {
         assert_eq!(to_stored(&list(5, 6), &ids()), Some(list(100_005, 100_006)));
         assert_eq!(to_shown(list(100_005, 100_006), &ids()), list(5, 6));
+    }
+
+    #[test]
+    fn entries_of_those_who_are_not_mapped_are_not_shown() {
+        let shown = to_shown(list(7, 100_006), &ids());
+        assert_eq!(shown.len(), list(5, 6).len() - ENTRY_BYTES);
+        assert_eq!(
+            to_stored(&shown, &ids()).map(|stored| stored.len()),
+            Some(shown.len())
+        );
     }
 
     #[test]

@@ -5,8 +5,9 @@
 /// The number that the kernel gives for an owner that a user namespace cannot name.
 pub const OVERFLOW: u32 = 65534;
 
-/// What stands for "leave it" in chown(2): nobody's number.
-const NOBODY_AT_ALL: u32 = u32::MAX;
+/// Nobody's number: what stands for "leave it" in chown(2). The kernel takes it for an owner that it cannot name, who is
+/// no user, and shows [`OVERFLOW`] for it (`make_kuid` and `from_kuid_munged` in its kernel/user_namespace.c).
+pub const NOBODY_AT_ALL: u32 = u32::MAX;
 
 /// A run of identities that are shown under other numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +108,7 @@ pub struct IdMap {
 }
 
 impl IdMap {
-    /// The user that a stored owner is shown as.
+    /// The user that a stored owner is shown as; [`NOBODY_AT_ALL`] for one that is not mapped.
     #[must_use]
     pub fn shown_uid(&self, stored: u32) -> u32 {
         match self.squash {
@@ -117,7 +118,7 @@ impl IdMap {
         }
     }
 
-    /// The group that a stored group is shown as.
+    /// The group that a stored group is shown as; [`NOBODY_AT_ALL`] for one that is not mapped.
     #[must_use]
     pub fn shown_gid(&self, stored: u32) -> u32 {
         match self.squash {
@@ -175,7 +176,10 @@ fn shown(ranges: &[Range], stored: u32) -> u32 {
     let hit = ranges
         .iter()
         .find(|range| stored.wrapping_sub(range.stored) < range.count && stored >= range.stored);
-    hit.map_or(OVERFLOW, |range| range.shown + (stored - range.stored))
+    // Not as the overflow number: that may be a user's, who would then own all that has no name here.
+    hit.map_or(NOBODY_AT_ALL, |range| {
+        range.shown.saturating_add(stored - range.stored)
+    })
 }
 
 fn stored(ranges: &[Range], shown: u32) -> Option<u32> {
@@ -222,7 +226,7 @@ mod tests {
             assert_eq!(map.shown_uid(stored), shown);
             assert_eq!(map.stored_uid(shown), Some(stored));
         }
-        assert_eq!(map.shown_uid(5), OVERFLOW);
+        assert_eq!(map.shown_uid(5), NOBODY_AT_ALL);
         assert_eq!(map.stored_uid(70_000), None);
         assert_eq!(map.shown_gid(5), 5, "no group ranges: groups stay");
         assert_eq!(

@@ -5,7 +5,7 @@
 pub(crate) mod earlier;
 pub(crate) mod inode;
 mod light;
-mod nodes;
+pub(crate) mod nodes;
 mod noted;
 pub(crate) mod number;
 pub(crate) mod readdir;

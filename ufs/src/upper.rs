@@ -31,6 +31,7 @@ use crate::layer::marks::{self, MarkSpace, Marks};
 use crate::layer::whiteout;
 use crate::sys::{self, XattrOf};
 use crate::union::inode::{Inode, ROOT};
+use crate::union::nodes::can_be_noted;
 
 /// Directories of the upper kept open.
 const OPEN_DIRECTORIES_MAX: usize = 1024;
@@ -249,7 +250,8 @@ impl Upper {
         };
         let noted = self.space.name("shale.ino");
         let number = if names.contains(&noted) {
-            get(&noted)?.as_deref().and_then(marks::parse_number)
+            let number = get(&noted)?.as_deref().and_then(marks::parse_number);
+            number.filter(|number| can_be_noted(*number))
         } else {
             None
         };
@@ -393,11 +395,22 @@ fn prepare_work(lock: &OwnedFd, path: &Path) -> std::result::Result<OwnedFd, Set
             });
         }
     }
-    match fs::mkdirat(lock, name, Mode::from_raw_mode(0o700)) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(source) => return Err(failed(source)),
+    fs::mkdirat(lock, name, Mode::from_raw_mode(0o700)).map_err(failed)?;
+    let work = sys::open_at(lock, name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)?;
+    if !is_ours_alone(&work).map_err(failed)? {
+        return Err(SetupError::WorkForeign {
+            path: path.to_path_buf(),
+            entry: "work".to_owned(),
+        });
     }
-    sys::open_at(lock, name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)
+    Ok(work)
+}
+
+/// Whether nobody else can reach into a directory. Who owns the directory above could have put another in its place, and
+/// then exchange what is being prepared in it, before it is given an owner, for files from elsewhere.
+fn is_ours_alone(dir: &OwnedFd) -> std::result::Result<bool, Errno> {
+    let attr = sys::stat_fd(dir)?;
+    Ok(attr.uid == rustix::process::geteuid().as_raw() && attr.permissions() & 0o077 == 0)
 }
 
 /// Finds the namespace that this server may write marks in.
@@ -459,4 +472,30 @@ fn remove_tree(dir: &OwnedFd, name: &OsStr) -> Result<()> {
         remove_tree(&child, &entry.name)?;
     }
     fs::unlinkat(dir, name, AtFlags::REMOVEDIR).doing("remove from work directory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_not_worked_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |mode| {
+            let path = folder.path().join(format!("{mode:o}"));
+            std::fs::create_dir(&path).unwrap();
+            let named = sys::name_at(CWD, path.as_os_str()).unwrap();
+            sys::chmod(&named, mode).unwrap();
+            sys::reopen(&named, OFlags::RDONLY | OFlags::DIRECTORY).unwrap()
+        };
+        assert!(is_ours_alone(&open(0o700)).unwrap());
+        for mode in [0o710, 0o701, 0o770, 0o777, 0o1777] {
+            assert!(!is_ours_alone(&open(mode)).unwrap(), "{mode:o}");
+        }
+        if rustix::process::geteuid().is_root() {
+            let theirs = open(0o1700);
+            sys::chown(&theirs, Some(4321), None).unwrap();
+            assert!(!is_ours_alone(&theirs).unwrap());
+        }
+    }
 }

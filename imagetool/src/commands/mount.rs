@@ -208,6 +208,8 @@ impl Args {
             upper,
             squash_overflow: !is_initial_user_namespace(),
             allow_other: true,
+            // On the machine itself, not in a container: an image's set-user-id programs are not root's.
+            no_suid: true,
         })
     }
 

@@ -231,6 +231,8 @@ impl Life<'_> {
             squash_overflow: self.plan.rights.in_user_namespace,
             // The command may run as any user.
             allow_other: true,
+            // Within the container's rights, and out of others' reach: the store is private.
+            no_suid: false,
         };
         let server = Server::start(
             &union,

@@ -32,6 +32,12 @@ fn directories_are_mounted_read_only() {
     assert_eq!(fs::read_to_string(target.join("both")).unwrap(), "top");
     assert_eq!(fs::read_to_string(target.join("bottom")).unwrap(), "bottom");
     assert!(fs::write(target.join("new"), "").is_err());
+    let table = fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = table.lines().find(|line| line.contains(place)).unwrap();
+    assert!(
+        line.contains("nosuid") && line.contains("nodev"),
+        "others can run what is in it: {line}"
+    );
     let list = shale.call(&["mount"]).ok();
     assert!(
         list.lines()

@@ -11,7 +11,9 @@ use crate::acl;
 use crate::attr::FileType;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
+use crate::union::inode::Inode;
 use crate::upper::copy_up::Depth;
+use parking_lot::RwLockWriteGuard;
 
 /// Tells which layer of an image a file comes from. Answered, but neither listed nor stored, so that copies of a file
 /// do not carry it on.
@@ -99,6 +101,7 @@ impl Fs {
         self.union.copy_up(inode, Depth::Metadata)?;
         let named = upper.name(inode)?;
         let flags = XattrFlags::from_bits_retain(flags);
+        let _alone = Self::unseen_by_makers(inode);
         sys::set_xattr(&*named, &stored, value, flags).doing("set extended attribute")?;
         inode.default_acl.store(0, Ordering::Relaxed);
         Ok(())
@@ -118,12 +121,18 @@ impl Fs {
         }
         self.union.copy_up(inode, Depth::Metadata)?;
         let named = upper.name(inode)?;
+        let _alone = Self::unseen_by_makers(inode);
         match sys::remove_xattr(&*named, &stored) {
             Err(Errno::NODATA) => return Err(Error::NoAttribute),
             result => result.doing("remove extended attribute")?,
         }
         inode.default_acl.store(0, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What new entries inherit changes between two of them: who makes one notes what it has found (`default_acl`).
+    fn unseen_by_makers(inode: &Inode) -> Option<RwLockWriteGuard<'_, ()>> {
+        inode.is_dir().then(|| inode.entries.write())
     }
 }
 

@@ -64,14 +64,14 @@ pub(super) fn set_time(time: Option<TimeOrNow>) -> SetTime {
 
 /// A time that a program sets, as the library hands it on: before 1970 it takes the nanoseconds, which count up from
 /// the second, away from the epoch together with the seconds (`system_time_from_time` of fuser 0.18).
-fn from_system_time(time: SystemTime) -> Time {
+pub(super) fn from_system_time(time: SystemTime) -> Time {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => Time {
             secs: after.as_secs().cast_signed(),
             nanos: after.subsec_nanos(),
         },
         Err(before) => Time {
-            secs: -before.duration().as_secs().cast_signed(),
+            secs: before.duration().as_secs().cast_signed().wrapping_neg(),
             nanos: before.duration().subsec_nanos(),
         },
     }

@@ -25,6 +25,7 @@ use nix::sys::time::TimeVal;
 
 use super::{Adapter, Behaviour};
 use crate::fs::Fs;
+use crate::sys;
 use script::{Reply, Script};
 pub use stand::Stand;
 
@@ -122,12 +123,12 @@ struct Line<'a> {
 
 impl Line<'_> {
     fn send(&self, request: &[u8]) {
-        rustix::io::write(&self.socket, request).expect("the server takes requests");
+        sys::retry(|| rustix::io::write(&self.socket, request)).expect("the server takes requests");
     }
 
     /// The next reply.
     fn receive(&mut self) -> Reply {
-        let read = rustix::io::read(&self.socket, &mut self.buffer[..]);
+        let read = sys::retry(|| rustix::io::read(&self.socket, &mut self.buffer[..]));
         let length = read.expect("every request is answered");
         assert!(length > 0, "the server has ended");
         let reply = &self.buffer[..length];

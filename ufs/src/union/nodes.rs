@@ -15,6 +15,11 @@ use crate::journal::{Journal, Record};
 /// Ids of second nodes start here; no inode number reaches it. As a signed number it is still positive.
 const SECOND_NODES: u64 = 3 << 61;
 
+/// Whether a file may say that this is its number: neither none, nor the root's, nor one of those above.
+pub(crate) fn can_be_noted(ino: u64) -> bool {
+    ino > ROOT && ino < SECOND_NODES
+}
+
 /// All nodes the kernel knows, and the inodes behind them.
 #[derive(Debug)]
 pub(crate) struct Nodes {
