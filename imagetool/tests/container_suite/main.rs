@@ -6,6 +6,7 @@ mod bench;
 mod hostile;
 mod life;
 mod mounting;
+mod outlive;
 mod rootless;
 mod running;
 mod support;

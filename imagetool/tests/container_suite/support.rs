@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// An unused user id.
 pub(crate) const USER: u32 = 54321;
 
@@ -320,6 +323,41 @@ impl Shale {
             }
         }
         found
+    }
+
+    /// The server of the only mount, below its supervisor.
+    fn server(&self) -> Option<i32> {
+        let servers: Vec<i32> = self
+            .living()
+            .into_iter()
+            .filter(|(_, line)| {
+                line.split(' ')
+                    .next()
+                    .is_some_and(|name| name.ends_with("shale-ufs"))
+            })
+            .map(|(pid, _)| pid)
+            .collect();
+        servers.iter().copied().find(|pid| {
+            // After the name, which may hold anything: state, then the parent.
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat
+                .rsplit(") ")
+                .next()
+                .and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+            parent.is_some_and(|parent| servers.contains(&parent))
+        })
+    }
+
+    /// Kills the server of the only mount, and waits for the next one.
+    pub(crate) fn kill_server(&self) {
+        let mut server = None;
+        wait_until("the server", || {
+            server = self.server();
+            server.is_some()
+        });
+        let old = server.unwrap();
+        kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+        wait_until("the next server", || self.server().is_some_and(|new| new != old));
     }
 
     /// Nothing runs or is mounted any more.
