@@ -200,7 +200,16 @@ impl Engine {
             &self.shown(Backend::ShalePlain, &lowers, Some(&upper)),
             "the last image",
         );
-        for gone in ["data/linked3", "link", "moved/sub", "new/dir"] {
+        // With fuse-overlayfs 1.10 a directory that was removed and made again has its old entries in the next image.
+        let by_fuse_overlayfs = self
+            .arguments
+            .iter()
+            .any(|argument| argument.ends_with("/fuse-overlayfs"));
+        let made_again = (!by_fuse_overlayfs).then_some("new/dir");
+        for gone in ["data/linked3", "link", "moved/sub"]
+            .into_iter()
+            .chain(made_again)
+        {
             assert!(
                 !exported.entries.contains_key(gone.as_bytes()),
                 "{gone} is not in the engine's own tree"

@@ -72,8 +72,10 @@ struct Writer {
     current: usize,
     generation: u64,
     log: Log,
-    /// Records of the log that no longer count, about.
-    dead_bytes: usize,
+    /// Records of the log.
+    records: usize,
+    /// How many of them no longer count, about.
+    dead: usize,
     /// For the next record.
     buffer: Vec<u8>,
 }
@@ -84,12 +86,14 @@ impl Journal {
         let (current, live) = store.newest()?;
         let current = 1 - current;
         let generation = live.generation + 1;
+        let (log, records) = copied(&store.0[current], generation, &live)?;
         let writer = Writer {
-            log: copied(&store.0[current], generation, &live)?,
+            log,
             files: store.0.clone(),
             current,
             generation,
-            dead_bytes: 0,
+            records,
+            dead: 0,
             buffer: Vec::new(),
         };
         let journal = Self {
@@ -138,34 +142,36 @@ impl Writer {
         self.buffer.clear();
         record.frame(&mut self.buffer);
         self.log.append(&self.buffer)?;
-        self.dead_bytes += record.ends() * self.buffer.len();
-        let length = self.log.len_bytes();
-        if length < COPY_BYTES_MIN || 2 * self.dead_bytes < length {
+        self.records += 1;
+        self.dead += record.ends();
+        if self.log.len_bytes() < COPY_BYTES_MIN || 2 * self.dead < self.records {
             return Ok(());
         }
-        // Should there be no memory for the copy, it is tried again when as much more is dead.
-        self.dead_bytes = 0;
+        // Should there be no memory for the copy, it is tried again when as many more are dead.
+        self.dead = 0;
         let live = Live::replay(&self.files[self.current])?;
         let other = 1 - self.current;
-        self.log = copied(&self.files[other], self.generation + 1, &live)?;
+        (self.log, self.records) = copied(&self.files[other], self.generation + 1, &live)?;
         self.current = other;
         self.generation += 1;
         Ok(())
     }
 }
 
-/// Begins a log with what still counts.
-fn copied(file: &Arc<File>, generation: u64, live: &Live) -> io::Result<Log> {
+/// Begins a log with what still counts. Returns how many records that are, too.
+fn copied(file: &Arc<File>, generation: u64, live: &Live) -> io::Result<(Log, usize)> {
     let mut bytes = Vec::new();
     Record::Generation(generation).frame(&mut bytes);
+    let mut records = 0;
     for record in live.records() {
         record.frame(&mut bytes);
+        records += 1;
     }
     let mut log = Log::over(file, &bytes)?;
     bytes.clear();
     Record::Complete.frame(&mut bytes);
     log.append(&bytes)?;
-    Ok(log)
+    Ok((log, records))
 }
 
 #[cfg(test)]

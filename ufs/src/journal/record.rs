@@ -98,11 +98,11 @@ impl<'a> Record<'a> {
         frame[4..].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
     }
 
-    /// How many records of its size no longer count with this one, about, itself included.
+    /// How many records no longer count with this one, about, itself included.
     pub(super) fn ends(&self) -> usize {
         match self {
-            // With the node go its names.
-            Self::Gone { .. } => 4,
+            // With the node goes its name.
+            Self::Gone { .. } => 3,
             Self::Unlink { .. } | Self::Closed { .. } | Self::Unbacked { .. } => 2,
             Self::Exchange { .. } => 1,
             _ => 0,
