@@ -13,6 +13,7 @@ use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const MANY: usize = 20_000;
@@ -204,35 +205,39 @@ for_each_union! {
         assert!(listed(fixture.root()).is_empty());
     }
 
-    /// What the kernel knows of a directory is right once a change is answered, whoever asks meanwhile.
+    /// What the kernel knows of a directory is right once a change is answered, whoever asked meanwhile. Compared when
+    /// all askers have their answers: while one is taken in, the kernel shows parts of the old and the new.
     fn times_of_a_directory_are_never_old(backend) {
+        const ASKERS: usize = 3;
+        const ROUNDS: usize = 4000;
         let fixture = Fixture::new(backend, |lower| put(lower, "d/f", ""));
-        let directory = fixture.at("d");
-        let mtime = |flags| {
-            let found = rustix::fs::statx(CWD, &directory, flags, StatxFlags::BASIC_STATS).expect("statx");
+        let (directory, in_upper) = (fixture.at("d"), fixture.upper().join("d"));
+        let mtime = |path: &Path, flags| {
+            let found = rustix::fs::statx(CWD, path, flags, StatxFlags::BASIC_STATS).expect("statx");
             (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec)
         };
-        let stop = AtomicBool::new(false);
+        let (begin, end) = (Barrier::new(ASKERS + 1), Barrier::new(ASKERS + 1));
         let old = std::thread::scope(|scope| {
-            for _ in 0..3 {
+            for _ in 0..ASKERS {
                 scope.spawn(|| {
-                    while !stop.load(Ordering::Relaxed) {
-                        mtime(AtFlags::STATX_FORCE_SYNC);
+                    for _ in 0..ROUNDS {
+                        begin.wait();
+                        mtime(&directory, AtFlags::STATX_FORCE_SYNC);
+                        end.wait();
                     }
                 });
             }
-            let old = (0..8000)
-                .filter(|i| {
-                    let path = directory.join(format!("n{i}"));
-                    rustix::fs::mknodat(CWD, &path, FileType::RegularFile, Mode::RUSR, 0).expect("make a file");
-                    let kept = mtime(AtFlags::empty());
-                    kept != mtime(AtFlags::STATX_FORCE_SYNC)
-                })
-                .count();
-            stop.store(true, Ordering::Relaxed);
-            old
+            let stale = |round: &usize| {
+                let path = directory.join(format!("n{round}"));
+                begin.wait();
+                let made = rustix::fs::mknodat(CWD, &path, FileType::RegularFile, Mode::RUSR, 0);
+                end.wait();
+                made.expect("make a file");
+                mtime(&directory, AtFlags::empty()) != mtime(&in_upper, AtFlags::empty())
+            };
+            (0..ROUNDS).filter(stale).count()
         });
-        assert_eq!(old, 0, "answers with an old time");
+        assert_eq!(old, 0, "of {ROUNDS} answers with an old time");
     }
 
     /// A listing shows every name that was made before it began, also when it comes from the kernel's memory and
