@@ -52,7 +52,7 @@ scenarios! {
         |root| File::create_new(root.join("d/sub/new")).map(drop),
         |root| posix::append(&root.join("d/sub/new"), b"new"),
     ];
-    create_over_a_whiteout on DirectoriesAndImage: |root| {
+    create_over_a_whiteout on Directories: |root| {
         std::fs::remove_file(root.join("d/small")).unwrap();
     } => [
         |root| File::create_new(root.join("d/small")).map(drop),
@@ -72,7 +72,7 @@ scenarios! {
     mkdir on Directories: nothing => [
         |root| posix::mkdir(&root.join("d/sub/new"), 0o1751),
     ];
-    mkdir_over_a_whiteout on DirectoriesAndImage: |root| {
+    mkdir_over_a_whiteout on Directories: |root| {
         std::fs::remove_dir_all(root.join("d/sub")).unwrap();
         std::fs::remove_file(root.join("d/small")).unwrap();
     } => [
@@ -93,7 +93,7 @@ scenarios! {
         |root| posix::mkfifo(&root.join("d/new2")),
         |root| posix::mknod_char(&root.join("d/new3"), 1, 5),
     ];
-    link_of_a_lower_file on DirectoriesAndImage: nothing => [
+    link_of_a_lower_file on Directories: nothing => [
         |root| posix::link(&root.join("d/small"), &root.join("other/linked")),
     ];
     link_over_a_whiteout on Directories: |root| {

@@ -4,7 +4,7 @@ use crate::{nothing, scenarios};
 use shale_tests::posix;
 
 scenarios! {
-    unlink_of_a_lower_file on DirectoriesAndImage: nothing => [
+    unlink_of_a_lower_file on Directories: nothing => [
         |root| std::fs::remove_file(root.join("d/small")),
     ];
     unlink_in_a_deep_directory on Directories: nothing => [
@@ -20,7 +20,7 @@ scenarios! {
     } => [
         |root| std::fs::remove_file(root.join("d/new")),
     ];
-    unlink_of_one_of_two_names on DirectoriesAndImage: nothing => [
+    unlink_of_one_of_two_names on Directories: nothing => [
         |root| std::fs::remove_file(root.join("d/one")),
     ];
     unlink_of_special_files on Directories: nothing => [
@@ -28,10 +28,10 @@ scenarios! {
         |root| std::fs::remove_file(root.join("d/fifo")),
         |root| std::fs::remove_file(root.join("d/symlink")),
     ];
-    rmdir_of_a_lower_directory on DirectoriesAndImage: nothing => [
+    rmdir_of_a_lower_directory on Directories: nothing => [
         |root| std::fs::remove_dir(root.join("emptydir")),
     ];
-    rmdir_of_an_emptied_directory on DirectoriesAndImage: |root| {
+    rmdir_of_an_emptied_directory on Directories: |root| {
         std::fs::remove_file(root.join("merged/above")).unwrap();
         std::fs::remove_file(root.join("merged/below")).unwrap();
     } => [

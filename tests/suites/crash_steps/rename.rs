@@ -30,14 +30,14 @@ fn new_directory(root: &Path) {
 }
 
 scenarios! {
-    file_to_a_free_name on DirectoriesAndImage: nothing => [
+    file_to_a_free_name on Directories: nothing => [
         |root| mv(root, "d/file", "d/renamed"),
         |root| mv(root, "d/renamed", "other/again"),
     ];
     file_without_replacing on Directories: nothing => [
         |root| posix::rename(&root.join("d/small"), &root.join("other/free"), RenameFlags::NOREPLACE),
     ];
-    file_over_a_lower_file on DirectoriesAndImage: nothing => [
+    file_over_a_lower_file on Directories: nothing => [
         |root| mv(root, "d/file", "other/name"),
     ];
     file_over_one_of_two_names on Directories: nothing => [
@@ -53,7 +53,7 @@ scenarios! {
     } => [
         |root| mv(root, "d/.tmp", "d/file"),
     ];
-    replaced_by_a_written_file on DirectoriesAndImage: nothing => [
+    replaced_by_a_written_file on Directories: nothing => [
         |root| std::fs::File::create_new(root.join("d/.tmp")).map(drop),
         |root| posix::append(&root.join("d/.tmp"), b"new content"),
         |root| mv(root, "d/.tmp", "d/file"),
@@ -65,12 +65,12 @@ scenarios! {
         |root| mv(root, "d/symlink", "other/symlink"),
         |root| mv(root, "d/null", "other/null"),
     ];
-    directory_of_a_layer on DirectoriesAndImage: nothing => [
+    directory_of_a_layer on Directories: nothing => [
         |root| mv(root, "d/sub", "renamed"),
         |root| mv(root, "renamed/deep", "other/deep"),
         |root| mv(root, "renamed", "d/sub"),
     ];
-    merged_directory on DirectoriesAndImage: nothing => [
+    merged_directory on Directories: nothing => [
         |root| mv(root, "merged", "other/moved"),
         |root| posix::append(&root.join("other/moved/below"), b"after the move"),
     ];
@@ -80,7 +80,7 @@ scenarios! {
         |root| mv(root, "moved/sub", "sub"),
         |root| mv(root, "moved", "d"),
     ];
-    directory_over_a_whiteout on DirectoriesAndImage: |root| {
+    directory_over_a_whiteout on Directories: |root| {
         std::fs::remove_dir(root.join("emptydir")).unwrap();
     } => [
         |root| mv(root, "d/sub", "emptydir"),
@@ -101,10 +101,10 @@ scenarios! {
     new_directory_where_a_layer_has_a_whiteout on Directories: new_directory => [
         |root| mv(root, "new", "gonedir"),
     ];
-    directory_onto_an_empty_lower_one on DirectoriesAndImage: nothing => [
+    directory_onto_an_empty_lower_one on Directories: nothing => [
         |root| mv(root, "d/sub", "emptydir"),
     ];
-    directory_onto_an_emptied_one on DirectoriesAndImage: emptied => [
+    directory_onto_an_emptied_one on Directories: emptied => [
         |root| mv(root, "d/sub", "merged"),
     ];
     new_directory_onto_an_emptied_one on Directories: |root| {
@@ -116,13 +116,13 @@ scenarios! {
     new_directory_onto_an_empty_lower_one on Directories: new_directory => [
         |root| mv(root, "new", "emptydir"),
     ];
-    exchange_files on DirectoriesAndImage: nothing => [
+    exchange_files on Directories: nothing => [
         |root| exchange(root, "d/file", "other/name"),
     ];
     exchange_file_and_directory on Directories: nothing => [
         |root| exchange(root, "d/file", "merged"),
     ];
-    exchange_directories on DirectoriesAndImage: nothing => [
+    exchange_directories on Directories: nothing => [
         |root| exchange(root, "d/sub", "merged"),
     ];
     exchange_with_a_new_directory on Directories: new_directory => [
