@@ -238,6 +238,15 @@ fn is_whole(bytes: &[u8]) -> bool {
     Digest::of(&bytes[..at]).as_bytes()[..] == bytes[at..]
 }
 
+/// Says that it is over when it is dropped.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_running_container_is_committed_without_torn_files() {
     let fixture = Fixture::new(ContainerStatus::Running);
@@ -271,6 +280,8 @@ fn a_running_container_is_committed_without_torn_files() {
                 }
             }
         });
+        // Also when the test fails: the writer would write for ever.
+        let _end = Ends(&done);
         let mut versions = BTreeSet::new();
         for _ in 0..15 {
             let id = fixture.commit();
@@ -285,7 +296,6 @@ fn a_running_container_is_committed_without_torn_files() {
             let lasting = contents.iter().filter(|(path, _)| path.contains("re")).count();
             assert!(lasting >= 2 * sizes.len(), "only {lasting} files");
         }
-        done.store(true, Ordering::Relaxed);
         assert!(
             versions.len() > 4 * sizes.len(),
             "the files hardly changed: {}",

@@ -207,7 +207,7 @@ impl Snapshot {
         let mut differs = false;
         for name in self.names(dir, whole)? {
             let path = dir.path.join(&name);
-            let now = resolve::by_name(&self.layers, &dir.now, &name)?;
+            let now = self.found_now(&dir.now, &name)?;
             let before = resolve::by_name(&self.lower_layers, &dir.before, &name)?;
             differs |= match (now.first(), before.first()) {
                 (None, None) => false,
@@ -232,6 +232,14 @@ impl Snapshot {
             };
         }
         Ok(differs)
+    }
+
+    /// Finds a name in a directory that may be in use: a file that is removed while it is looked at is none.
+    fn found_now(&self, dir: &[LowerRef], name: &OsStr) -> Result<resolve::Places> {
+        match resolve::by_name(&self.layers, dir, name) {
+            Err(Error::NotFound) => Ok(resolve::Places::default()),
+            found => found,
+        }
     }
 
     /// The names to compare, each once.
@@ -296,7 +304,7 @@ impl Snapshot {
     fn add_all(&self, dir: &Pair<'_>, changes: &mut Vec<Change>) -> Result<()> {
         for name in self.names(dir, true)? {
             let path = dir.path.join(&name);
-            let now = resolve::by_name(&self.layers, &dir.now, &name)?;
+            let now = self.found_now(&dir.now, &name)?;
             let Some((_, attr)) = now.first() else { continue };
             let is_dir = attr.is_dir();
             self.add(path.clone(), ChangeKind::Added, &now, changes)?;
