@@ -199,7 +199,7 @@ for_each_union! {
         let again = rustix::fs::linkat(rustix::fs::CWD, within(&f), rustix::fs::CWD, fixture.at("back"), rustix::fs::AtFlags::SYMLINK_FOLLOW);
         assert_eq!(again, Err(rustix::io::Errno::NOENT), "a deleted file gets no name");
         let mode = rustix::fs::Mode::from_raw_mode(0o644);
-        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
         assert_eq!(rustix::fs::openat(&d, "new", flags, mode).err(), Some(rustix::io::Errno::NOENT));
         assert_eq!(posix::names(&within(&d)).map(|names| names.len()).unwrap_or(0), 0);
         for name in ["d/f", "d/g"] {
@@ -246,7 +246,7 @@ for_each_union! {
             scope.spawn(move || endless(&|_| {
                 let flags = libc::O_RDONLY | libc::O_DIRECTORY;
                 let Ok(dir) = posix::open(&root.join("a/x/y"), flags, 0) else { return };
-                let flags = rustix::fs::OFlags::PATH;
+                let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
                 for up in ["..", "../..", "../../..", "../x/../../../elsewhere/.."] {
                     let found = rustix::fs::openat(&dir, up, flags, rustix::fs::Mode::empty());
                     let meta = found.map(|fd| rustix::fs::fstat(&fd).unwrap());
@@ -509,13 +509,14 @@ fn what_is_open_outlives_its_mount() {
         f.write_all_at(b"B", 0).unwrap();
         f.sync_all().unwrap();
         let none = rustix::fs::Mode::empty();
-        let g = rustix::fs::openat(&d, "g", rustix::fs::OFlags::RDONLY, none).unwrap();
+        let cloexec = rustix::fs::OFlags::CLOEXEC;
+        let g = rustix::fs::openat(&d, "g", cloexec | rustix::fs::OFlags::RDONLY, none).unwrap();
         assert_eq!(
             posix::read_all_at_start(&std::fs::File::from(g)).unwrap().len(),
             100_000
         );
         // the way up ends at the root of what was a mount
-        let up = rustix::fs::openat(&d, "../..", rustix::fs::OFlags::PATH, none).unwrap();
+        let up = rustix::fs::openat(&d, "../..", cloexec | rustix::fs::OFlags::PATH, none).unwrap();
         assert_eq!(
             rustix::fs::fstat(&up).unwrap().st_dev,
             f.metadata().unwrap().dev()

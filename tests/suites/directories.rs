@@ -32,7 +32,7 @@ fn read_some(directory: &File, limit: usize) -> Vec<(Vec<u8>, u64)> {
 }
 
 fn open_directory(fixture: &Fixture, path: &str) -> File {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     File::from(
         rustix::fs::open(fixture.at(path), flags, rustix::fs::Mode::empty()).expect("open a directory"),
     )

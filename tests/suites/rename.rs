@@ -152,7 +152,7 @@ for_each_union! {
         let file = rustix::fs::openat(
             &held,
             "made-after",
-            rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY,
+            rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC,
             rustix::fs::Mode::from_raw_mode(0o644),
         );
         drop(file.unwrap());

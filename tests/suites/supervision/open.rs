@@ -91,7 +91,8 @@ fn a_number_is_not_given_twice() {
                 } else {
                     fs::create_dir(&path).expect("mkdir");
                 }
-                let named = rustix::fs::open(&path, OFlags::PATH, Mode::empty()).expect("open");
+                let named =
+                    rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("open");
                 let new = numbers.insert(path.metadata().expect("stat").ino());
                 assert!(new, "{backend:?}: the number of a deleted file in round {round}");
                 known.push(File::from(named));
