@@ -25,7 +25,7 @@ use crate::cache::PageCache;
 use crate::error::{Error, Result, SetupError};
 use crate::layer::directory::DirectoryKind;
 use crate::layer::marks::MarkSpace;
-use crate::layer::{Content, Layer, LayerNode};
+use crate::layer::{Content, Layer, LayerNode, Portion};
 use crate::union::number::Numbers;
 use crate::union::{Lower, LowerRef, open_layer, open_layers, resolve, roots};
 use crate::upper;
@@ -196,8 +196,7 @@ impl Snapshot {
     }
 
     fn content(&self, places: &[LowerRef]) -> Result<Content> {
-        let place = places.last().ok_or(Error::NotFound)?;
-        self.layers[place.layer].content(&place.node)
+        resolve::content(&self.layers, places)
     }
 
     /// Compares a directory that the upper has a part in. Answers whether anything below it differs.
@@ -407,7 +406,8 @@ impl Snapshot {
         let (Some(content), Some(old_content)) = (places.last(), old_places.last()) else {
             return Ok(true);
         };
-        if content.layer == old_content.layer && content.node == old_content.node {
+        let is_same = content.layer == old_content.layer && content.node == old_content.node;
+        if is_same && !self.has_own_blocks(&places)? {
             return Ok(false);
         }
         let (file, old_file) = (self.content(&places)?, self.content(&old_places)?);
@@ -415,6 +415,18 @@ impl Snapshot {
             doing: "compare contents",
             source: rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO),
         })
+    }
+}
+
+impl Snapshot {
+    /// Whether a copy above the content has something of it.
+    fn has_own_blocks(&self, places: &[LowerRef]) -> Result<bool> {
+        for place in &places[..places.len() - 1] {
+            if !matches!(self.layers[place.layer].portion(&place.node)?, Portion::Nothing) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

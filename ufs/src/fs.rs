@@ -14,6 +14,7 @@ mod link;
 mod remove;
 mod rename;
 mod resume;
+mod seal;
 pub(crate) mod told;
 mod xattr;
 
@@ -38,8 +39,10 @@ pub(crate) use file::Mode;
 pub use file::{Handles, Opened};
 pub use link::{NewNode, Owner};
 pub use rename::RenameFlags;
+pub(crate) use seal::Background;
+pub use seal::SealReport;
 pub use told::asked_by;
-pub use xattr::{COUNTERS, PROVENANCE};
+pub use xattr::{COUNTERS, PROVENANCE, SEAL};
 
 pub use crate::sys::SetTime;
 pub use crate::union::readdir::DirEntry;
@@ -134,6 +137,7 @@ impl Fs {
         }
         let node = self.union.adopt(parent, name, found)?;
         let stored = self.about_to_tell(&node.inode, stored, before);
+        let stored = self.at_rest(&node.inode, stored)?;
         Ok(self.entry(&node, stored))
     }
 

@@ -11,6 +11,7 @@ pub mod whiteout;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -19,7 +20,9 @@ use crate::error::Result;
 use crate::index::EntryId;
 use crate::stream::ReadAt;
 use crate::sys;
-use marks::Marks;
+use marks::{MarkSpace, Marks};
+
+pub use crate::upper::partial::Merged;
 
 /// A place in one layer: what it is called there. Layers never change, so names serve as numbers would.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,6 +67,19 @@ pub enum Content {
     File(OwnedFd),
     /// Bytes that are found in something larger: a pack, an archive.
     Source(Arc<dyn ReadAt>),
+    /// Some bytes of a partial copy, the others of the content below it.
+    Merged(Merged),
+}
+
+/// How much of its content a metadata-only copy in a layer holds.
+#[derive(Debug)]
+pub enum Portion {
+    /// None.
+    Nothing,
+    /// Some: the copy, open for reading, and where its marks are.
+    Blocks(OwnedFd, MarkSpace),
+    /// All: it was made whole since it was looked up.
+    Everything(OwnedFd),
 }
 
 impl Content {
@@ -75,6 +91,7 @@ impl Content {
         let file = match self {
             Self::File(file) => file,
             Self::Source(source) => return source.read_at(buffer, offset),
+            Self::Merged(merged) => return merged.read_at(buffer, offset),
         };
         let mut filled = 0;
         while filled < buffer.len() {
@@ -85,6 +102,21 @@ impl Content {
             }
         }
         Ok(filled)
+    }
+
+    /// The next stretch at or after `at` and before `end` that is no hole.
+    ///
+    /// # Errors
+    /// What the file or source answers.
+    pub fn data_from(&self, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+        match self {
+            Self::File(file) => Ok(sys::data_from(file, at, end)?),
+            Self::Source(source) => {
+                let end = end.min(source.size_bytes());
+                Ok((at < end).then_some(at..end))
+            }
+            Self::Merged(merged) => merged.data_from(at, end),
+        }
     }
 
     /// Reads from the beginning.
@@ -120,6 +152,7 @@ impl std::fmt::Debug for Content {
                 .debug_tuple("Source")
                 .field(&source.size_bytes())
                 .finish(),
+            Self::Merged(merged) => merged.fmt(formatter),
         }
     }
 }
@@ -204,6 +237,15 @@ pub trait Layer: Send + Sync {
     /// # Errors
     /// When the file cannot be opened.
     fn content(&self, node: &LayerNode) -> Result<Content>;
+
+    /// How much of its content a metadata-only copy holds. Asked anew for each open: of an upper that is in use, which
+    /// is read as a layer, copies become whole.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    fn portion(&self, _node: &LayerNode) -> Result<Portion> {
+        Ok(Portion::Nothing)
+    }
 
     /// Space and limits of the file system that holds the layer, for `statfs(2)`.
     ///

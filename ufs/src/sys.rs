@@ -7,6 +7,7 @@
 //! magic link to exactly the file that the descriptor holds.
 
 pub(crate) mod fuse;
+pub(crate) mod idle;
 pub(crate) mod inflate;
 pub(crate) mod log;
 pub(crate) mod map;
@@ -15,12 +16,13 @@ pub mod process;
 pub(crate) mod sha256;
 
 use std::ffi::{OsStr, OsString};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use rustix::fs::{
-    self, AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags, StatxFlags, Timestamps, XattrFlags,
+    self, AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, StatxFlags, Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -284,4 +286,29 @@ pub(crate) fn space(fd: impl AsFd) -> SysResult<Space> {
         fragment_bytes: stat.f_frsize,
         name_bytes_max: stat.f_namemax,
     })
+}
+
+/// The next stretch of a file at or after `at` and before `end` that is no hole. All is data where the file system
+/// knows no holes.
+pub(crate) fn data_from(fd: impl AsFd, at: u64, end: u64) -> SysResult<Option<Range<u64>>> {
+    if at >= end {
+        return Ok(None);
+    }
+    let fd = fd.as_fd();
+    let start = match fs::seek(fd, SeekFrom::Data(at)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Ok(None),
+        Err(Errno::INVAL) => return Ok(Some(at..end)),
+        Err(error) => return Err(error),
+    };
+    if start >= end {
+        return Ok(None);
+    }
+    let stop = match fs::seek(fd, SeekFrom::Hole(start)) {
+        Ok(stop) => stop.clamp(start + 1, end),
+        // Cut short meanwhile.
+        Err(Errno::NXIO) => end,
+        Err(error) => return Err(error),
+    };
+    Ok(Some(start..stop))
 }

@@ -93,6 +93,7 @@ pub(crate) struct Resolved {
     /// In the upper: its number there.
     pub(crate) upper: Option<u64>,
     pub(crate) metadata_only: bool,
+    pub(crate) partial: bool,
     pub(crate) lowers: Vec<LowerRef>,
     pub(crate) ino: u64,
 }
@@ -240,6 +241,7 @@ impl Union {
             attr,
             upper: Some(attr.ino),
             metadata_only: marks.metacopy,
+            partial: marks.partial,
             lowers: below.into_iter().map(|(place, _)| place).collect(),
             ino,
         })
@@ -256,6 +258,7 @@ impl Union {
             attr: *attr,
             upper: None,
             metadata_only: false,
+            partial: false,
             lowers: places.iter().map(|(place, _)| place.clone()).collect(),
             ino: self.numbers.of_lower(top.layer, attr.dev, attr.ino),
         }
@@ -287,6 +290,7 @@ impl Union {
             let state = State {
                 upper: found.upper,
                 metadata_only: found.metadata_only,
+                partial: found.partial,
                 lowers: found.lowers.into(),
                 ..State::default()
             };
@@ -319,7 +323,10 @@ impl Union {
     pub(crate) fn stored_attr(&self, inode: &Inode) -> Result<Attr> {
         self.with_visible(
             inode,
-            |fd| sys::stat_fd(fd).doing("read attributes in upper"),
+            |fd| {
+                self.while_still(inode, || sys::stat_fd(fd))
+                    .doing("read attributes in upper")
+            },
             |layer, node| layer.attr(node),
         )
     }
@@ -359,12 +366,19 @@ impl Union {
         attr
     }
 
-    /// A metadata-only copy shows the space that its content takes below.
+    /// A metadata-only copy shows the space that its content takes below; a partial one as much as it has below and
+    /// its length needs, if it does not take more itself.
     fn show_content_blocks(&self, inode: &Inode, attr: &mut Attr) {
-        if let Some(content) = inode.lowers().last()
+        let lowers = inode.lowers();
+        if let Some(content) = lowers.last()
             && let Ok(below) = self.layers[content.layer].attr(&content.node)
         {
-            attr.blocks = below.blocks;
+            let needed = attr.size_bytes.next_multiple_of(4096) / 512;
+            attr.blocks = if inode.state.read().partial {
+                attr.blocks.max(below.blocks.min(needed))
+            } else {
+                below.blocks
+            };
         }
     }
 

@@ -11,6 +11,7 @@
 
 pub(crate) mod copy_up;
 mod links;
+pub(crate) mod partial;
 
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
@@ -32,6 +33,10 @@ use crate::layer::whiteout;
 use crate::sys::{self, XattrOf};
 use crate::union::inode::{Inode, ROOT};
 use crate::union::nodes::can_be_noted;
+use partial::Partials;
+
+/// A file that was not written to for so long is likely to stay as it is for a while.
+const SEAL_AFTER: Duration = Duration::from_secs(5);
 
 /// Directories of the upper kept open.
 const OPEN_DIRECTORIES_MAX: usize = 1024;
@@ -49,6 +54,15 @@ pub struct UpperOptions {
     pub metacopy: bool,
     /// Nothing is synced: after a power loss the upper is worthless. As overlayfs' `volatile`.
     pub volatile: bool,
+    /// Of files of this length and longer only what is written is copied up. `None`: all files are copied whole.
+    pub partial_min_bytes: Option<u64>,
+    /// Partial copies are made whole when nobody has written to them for so long. `None`: only when asked for.
+    pub seal_after: Option<Duration>,
+}
+
+impl UpperOptions {
+    /// The length from which on partial copies are worth it.
+    pub const PARTIAL_MIN_BYTES: u64 = partial::MIN_BYTES;
 }
 
 impl Default for UpperOptions {
@@ -57,6 +71,8 @@ impl Default for UpperOptions {
             user_marks: false,
             metacopy: true,
             volatile: false,
+            partial_min_bytes: None,
+            seal_after: Some(SEAL_AFTER),
         }
     }
 }
@@ -75,6 +91,7 @@ pub(crate) struct Upper {
     /// A whiteout in the work directory, to be hard-linked wherever one is needed.
     shared_whiteout: Mutex<Option<OsString>>,
     open_dirs: Mutex<LruCache<u64, Arc<OwnedFd>>>,
+    pub(crate) partials: Partials,
     /// Keeps the work directory locked.
     _lock: OwnedFd,
 }
@@ -136,6 +153,7 @@ impl Upper {
             open_dirs: Mutex::new(LruCache::new(
                 NonZeroUsize::new(OPEN_DIRECTORIES_MAX).unwrap_or(NonZeroUsize::MIN),
             )),
+            partials: Partials::default(),
             _lock: lock,
         };
         upper

@@ -97,8 +97,11 @@ impl Fs {
             sys::chmod(&named, mode).doing("set permissions")?;
         }
         if let Some(size_bytes) = change.size_bytes {
+            let partial = self.union.partial_of(&node.inode)?;
             let file = sys::reopen(&named, OFlags::WRONLY).doing("open to set length")?;
-            if size_bytes == 0 {
+            if let Some(partial) = partial {
+                partial.set_size(size_bytes)?;
+            } else if size_bytes == 0 {
                 let before = sys::stat_fd(&file).doing("read attributes of open file")?;
                 super::file::empty(&file, before.size_bytes)?;
             } else {
@@ -106,7 +109,9 @@ impl Fs {
             }
         }
         if (change.atime, change.mtime) != (SetTime::Keep, SetTime::Keep) {
-            sys::set_times(&named, change.atime, change.mtime).doing("set times")?;
+            self.union
+                .while_still(inode, || sys::set_times(&named, change.atime, change.mtime))
+                .doing("set times")?;
         }
         Ok(())
     }

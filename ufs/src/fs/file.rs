@@ -20,6 +20,7 @@ use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Node};
 use crate::upper::Upper;
 use crate::upper::copy_up::Depth;
+use crate::upper::partial::Partial;
 
 /// The kernel's `FMODE_EXEC` (include/linux/fs.h): `execve(2)` adds it to the flags of its open, and FUSE hands it on.
 const TO_RUN: OFlags = OFlags::from_bits_retain(0x20);
@@ -78,6 +79,8 @@ enum Data {
     File(Arc<OwnedFd>),
     /// Somewhere in a layer.
     Source(Arc<dyn ReadAt>),
+    /// Some in the upper, some below.
+    Partial(Arc<Partial>),
 }
 
 impl std::fmt::Debug for Data {
@@ -85,7 +88,18 @@ impl std::fmt::Debug for Data {
         formatter.write_str(match self {
             Self::File(_) => "File",
             Self::Source(_) => "Source",
+            Self::Partial(_) => "Partial",
         })
+    }
+}
+
+impl Data {
+    /// The file of a writer.
+    fn into_file(self) -> Result<Arc<OwnedFd>> {
+        match self {
+            Self::File(file) => Ok(file),
+            Self::Source(_) | Self::Partial(_) => Err(Error::Damaged("a writer has no file of its own")),
+        }
     }
 }
 
@@ -94,6 +108,7 @@ impl From<Content> for Data {
         match content {
             Content::File(file) => Self::File(Arc::new(file)),
             Content::Source(source) => Self::Source(source),
+            Content::Merged(merged) => Self::Source(Arc::new(merged)),
         }
     }
 }
@@ -170,6 +185,7 @@ impl Fs {
                 )
             }
             Data::Source(source) => (source.size_bytes(), false),
+            Data::Partial(partial) => (partial.size_bytes(), false),
         };
         let mode = Mode {
             write,
@@ -212,7 +228,7 @@ impl Fs {
         let write = mode.write;
         let file = match &data {
             Data::File(file) => Some(Arc::clone(file)),
-            Data::Source(_) => None,
+            Data::Source(_) | Data::Partial(_) => None,
         };
         let handle = self.handles.fresh();
         self.insert(handle, node, mode, version, data);
@@ -270,8 +286,11 @@ impl Fs {
     }
 
     /// Opens what holds the content now. A file that a writer copies up meanwhile is opened anew.
-    fn open_content(&self, inode: &Inode, write: bool) -> Result<(Data, Side)> {
+    fn open_content(&self, inode: &Arc<Inode>, write: bool) -> Result<(Data, Side)> {
         loop {
+            if let Some(partial) = self.open_partial(inode, write)? {
+                return Ok((partial, Side::Upper));
+            }
             let (in_upper, metadata_only) = {
                 let state = inode.state.read();
                 (state.upper.is_some(), state.metadata_only)
@@ -296,6 +315,19 @@ impl Fs {
                 Err(_) if inode.in_upper() && !inode.state.read().metadata_only => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Opens a partial copy; `None` when the file is none.
+    fn open_partial(&self, inode: &Arc<Inode>, write: bool) -> Result<Option<Data>> {
+        match self.union.partial_of(inode) {
+            Ok(partial) => Ok(partial.map(Data::Partial)),
+            // Not writable for this server, but perhaps readable (rootless).
+            Err(error) if !write && error.errno() == Errno::ACCESS => {
+                let merged = self.union.read_partial(inode)?;
+                Ok(Some(Content::Merged(merged).into()))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -324,6 +356,7 @@ impl Fs {
         let file = match self.current(self.handles.file(handle)?.as_ref())? {
             Data::File(file) => file,
             Data::Source(source) => return read_source(source.as_ref(), buffer, offset),
+            Data::Partial(partial) => return partial.read(buffer, offset),
         };
         let mut filled = 0;
         while filled < buffer.len() {
@@ -343,7 +376,10 @@ impl Fs {
     /// # Errors
     /// What the upper's file system answers.
     pub fn write(&self, handle: u64, data: &[u8], offset: u64) -> Result<usize> {
-        let file = self.writable_file(handle)?;
+        let file = match self.writable_data(handle)? {
+            Data::Partial(partial) => return partial.write(data, offset),
+            other => other.into_file()?,
+        };
         let mut written = 0;
         while written < data.len() {
             let at = offset + written as u64;
@@ -356,15 +392,12 @@ impl Fs {
         Ok(written)
     }
 
-    fn writable_file(&self, handle: u64) -> Result<Arc<OwnedFd>> {
+    fn writable_data(&self, handle: u64) -> Result<Data> {
         let handle_ref = self.handles.file(handle)?;
         if !handle_ref.mode.write {
             return Err(Error::UnknownHandle(handle));
         }
-        match self.current(&handle_ref)? {
-            Data::File(file) => Ok(file),
-            Data::Source(_) => Err(Error::Damaged("a writer has no file of its own")),
-        }
+        self.current(&handle_ref)
     }
 
     /// Brings what was written to the disk, unless the mount is volatile.
@@ -378,7 +411,11 @@ impl Fs {
             Some(upper) if !upper.options.volatile && inode.in_upper() => upper,
             _ => return Ok(()),
         };
-        if inode.state.read().metadata_only {
+        let has_no_data = {
+            let state = inode.state.read();
+            state.metadata_only && !state.partial
+        };
+        if has_no_data {
             // The handle reads the content below; what can have changed is the copy.
             return if data_only {
                 Ok(())
@@ -386,8 +423,10 @@ impl Fs {
                 sync_metadata(upper, inode)
             };
         }
-        let Data::File(file) = self.current(&handle)? else {
-            return Ok(());
+        let file = match self.current(&handle)? {
+            Data::File(file) => file,
+            Data::Source(_) => return Ok(()),
+            Data::Partial(partial) => return partial.sync(data_only),
         };
         let sync = || {
             if data_only {
@@ -404,8 +443,11 @@ impl Fs {
     /// # Errors
     /// What the upper's file system answers.
     pub fn allocate(&self, handle: u64, mode: u32, offset: u64, length: u64) -> Result<()> {
-        let file = self.writable_file(handle)?;
         let flags = FallocateFlags::from_bits_retain(mode);
+        let file = match self.writable_data(handle)? {
+            Data::Partial(partial) => return partial.allocate(flags, offset, length),
+            other => other.into_file()?,
+        };
         sys::retry(|| fs::fallocate(&file, flags, offset, length)).doing("reserve space")
     }
 
@@ -417,6 +459,7 @@ impl Fs {
         let file = match self.current(self.handles.file(handle)?.as_ref())? {
             Data::File(file) => file,
             Data::Source(source) => return seek_source(source.size_bytes(), offset, whence),
+            Data::Partial(partial) => return partial.seek(offset, whence),
         };
         let from = match whence {
             libc::SEEK_DATA => SeekFrom::Data(offset),
@@ -435,7 +478,9 @@ impl Fs {
             // The kernel then reads and writes by itself.
             return Err(Error::Unsupported("the source is no file of its own"));
         };
-        let target = self.writable_file(to.0)?;
+        let Data::File(target) = self.writable_data(to.0)? else {
+            return Err(Error::Unsupported("the target is a partial copy"));
+        };
         let length = usize::try_from(length)
             .unwrap_or(usize::MAX)
             .min(u32::MAX as usize & !4095);

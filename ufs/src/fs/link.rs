@@ -225,6 +225,7 @@ impl Fs {
             attr,
             upper: Some(attr.ino),
             metadata_only: false,
+            partial: false,
             lowers: Vec::new(),
             ino,
         };

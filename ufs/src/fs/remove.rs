@@ -100,6 +100,7 @@ impl Fs {
         if last {
             let named = upper.name(inode)?;
             inode.state.write().orphan = Some(Arc::clone(&named));
+            self.let_go_of_partial(inode);
             if inode.open_count.load(Ordering::SeqCst) > 0 {
                 self.union.nodes.journal.keep_open(inode.ino, &named);
             }

@@ -22,6 +22,10 @@ pub const PROVENANCE: &str = "user.shale.layer";
 /// On the root directory: what the server counts, as JSON.
 pub const COUNTERS: &str = "user.shale.counters";
 
+/// On the root directory: set, it has all partial copies made whole in the background; read, it tells as JSON how many
+/// are still to be (`waiting`), and whether more are looked for (`looking`).
+pub const SEAL: &str = "user.shale.seal";
+
 impl Fs {
     /// Reads an attribute.
     ///
@@ -35,6 +39,9 @@ impl Fs {
         }
         if name == COUNTERS && node.id == super::ROOT {
             return Ok(self.counters().into_bytes());
+        }
+        if name == SEAL && node.id == super::ROOT {
+            return Ok(self.seal_state().into_bytes());
         }
         let stored = self.union.space.to_stored(name)?;
         let value = self
@@ -88,6 +95,9 @@ impl Fs {
         let inode = &node.inode;
         if name == PROVENANCE {
             return Err(Error::Denied("the attribute tells where a file comes from"));
+        }
+        if name == SEAL && node.id == super::ROOT {
+            return self.ask_to_seal();
         }
         let stored = self.union.space.to_stored(name)?;
         let upper = self.union.writable()?;

@@ -9,6 +9,7 @@ use crate::error::SetupError;
 use crate::fuse::Behaviour;
 use crate::idmap::{IdMap, Squash};
 use crate::union::{Layout, Lower};
+use crate::upper::UpperOptions;
 
 /// How long the kernel keeps names and attributes by default: as good as forever.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(1_000_000_000);
@@ -184,6 +185,20 @@ impl MountOptions {
             "passthrough" => self.behaviour.passthrough = switch(name, value)?,
             "skip_open" => self.behaviour.skip_open = Some(switch(name, value)?),
             "metacopy" => self.layout.options.metacopy = switch(name, value)?,
+            "partial" | "nopartial" => {
+                let wanted = switch(name, value)? == (name == "partial");
+                let min = UpperOptions::PARTIAL_MIN_BYTES;
+                self.layout.options.partial_min_bytes = wanted.then_some(min);
+            }
+            "partial_min" => {
+                self.layout.options.partial_min_bytes = Some(u64::from(number(name, value)?).max(1));
+            }
+            "seal" => {
+                self.layout.options.seal_after = match value {
+                    Some(b"off") => None,
+                    value => Some(seconds(name, value)?),
+                };
+            }
             "volatile" => self.layout.options.volatile = true,
             "fsync" => self.layout.options.volatile = !switch(name, value)?,
             "userxattr" => self.layout.options.user_marks = true,

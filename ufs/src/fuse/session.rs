@@ -17,7 +17,7 @@ use super::counted::Counted;
 use super::handover::{self, Kept};
 use super::options::{MountFlags, MountOptions};
 use crate::error::SetupError;
-use crate::fs::Fs;
+use crate::fs::{Background, Fs};
 use crate::io_mode::Backing;
 use crate::sys;
 use crate::sys::mount::{self, FuseMount};
@@ -32,6 +32,7 @@ pub struct Session {
     mountpoint: PathBuf,
     signals: SigSet,
     giver: Option<Giver>,
+    fs: Arc<Fs>,
 }
 
 impl Session {
@@ -51,7 +52,7 @@ impl Session {
         // Permission bits of new files are decided by the caller's mask, which comes with each request.
         rustix::process::umask(rustix::fs::Mode::empty());
         let requests = Arc::clone(fs.requests());
-        let (adapter, giver) = Adapter::new(fs, options.behaviour);
+        let (adapter, giver) = Adapter::new(Arc::clone(&fs), options.behaviour);
         let notifier = adapter.notifier();
         let served = Counted::new(adapter, requests, threads(options));
         let mountpoint = mountpoint.canonicalize().map_err(|source| SetupError::Io {
@@ -86,6 +87,7 @@ impl Session {
             mountpoint,
             signals,
             giver,
+            fs,
         })
     }
 
@@ -139,6 +141,7 @@ impl Session {
             mountpoint: mountpoint.to_path_buf(),
             signals,
             giver,
+            fs,
         })
     }
 
@@ -158,12 +161,15 @@ impl Session {
                 .name("ahead".to_owned())
                 .spawn(move || giver.run(&notifier))?;
         }
+        let sealing = Background::start(&self.fs)?;
         ready()?;
-        match self.inner.run() {
+        let served = match self.inner.run() {
             // With several threads the end of the mount reaches some of them as an abort.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
             result => result,
-        }
+        };
+        sealing.finish(&self.fs);
+        served
     }
 }
 

@@ -20,10 +20,11 @@ use rustix::io::Errno;
 
 use super::marks::{MarkSpace, Marks};
 use super::whiteout::{self, Marker};
-use super::{Content, Found, Layer, LayerEntry, LayerNode, Space};
+use super::{Content, Found, Layer, LayerEntry, LayerNode, Portion, Space};
 use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
 use crate::sys::{self, XattrOf};
+use crate::upper::partial::mark;
 
 /// Directories of one layer kept open, so that a name costs one system call and not a walk.
 const OPEN_DIRECTORIES_MAX: usize = 256;
@@ -353,6 +354,19 @@ impl Layer for DirectoryLayer {
         sys::open_at(&dir, name, OFlags::RDONLY)
             .map(Content::File)
             .doing("open file of layer")
+    }
+
+    fn portion(&self, node: &LayerNode) -> Result<Portion> {
+        let (dir, name) = self.place(node)?.ok_or(Error::IsDirectory)?;
+        let named = sys::name_at(&dir, name).doing("open file of layer")?;
+        let marks = sys::xattr_names(XattrOf::Fd(named.as_fd())).doing("list marks in layer")?;
+        let has = |mark| marks.contains(&self.space.name(mark));
+        let open = || sys::reopen(&named, OFlags::RDONLY).doing("open file of layer");
+        Ok(match (has("metacopy"), has(mark::NAME)) {
+            (false, _) => Portion::Everything(open()?),
+            (true, true) => Portion::Blocks(open()?, self.space),
+            (true, false) => Portion::Nothing,
+        })
     }
 
     fn space(&self) -> Result<Space> {

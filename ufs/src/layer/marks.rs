@@ -7,6 +7,7 @@
 //! overlay.metacopy  on a regular file: only the metadata is here, the content is below
 //! overlay.whiteout  on an empty regular file in a directory with opaque=x: a whiteout
 //! overlay.shale.ino on a copy: the inode number shown before copy-up, 16 hexadecimal digits
+//! overlay.shale.partial  on a metadata-only copy: some of the content is here (see `upper/partial/mark.rs`)
 //! ```
 //!
 //! The names stand in the `trusted.` namespace when the server may use it, else in `user.`; exactly one of the two
@@ -21,6 +22,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::error::{Error, Result};
+use crate::upper::partial::mark;
 
 /// The longest redirect that is believed, as a path.
 const REDIRECT_BYTES_MAX: usize = 64 * 1024;
@@ -34,6 +36,8 @@ pub struct Marks {
     pub redirect: Option<Redirect>,
     /// The content is below.
     pub metacopy: bool,
+    /// Of a metadata-only copy: some of the content is here all the same.
+    pub partial: bool,
 }
 
 /// Where a file lies in the layers below.
@@ -193,6 +197,7 @@ impl MarkSpace {
             opaque,
             redirect,
             metacopy: false,
+            partial: false,
         })
     }
 
@@ -211,6 +216,7 @@ impl MarkSpace {
             opaque: false,
             redirect,
             metacopy: true,
+            partial: get(&self.name(mark::NAME))?.is_some(),
         })
     }
 }

@@ -9,18 +9,20 @@
 //! Directories come back at once, since light files find the way through them; all else when it is asked for.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::inode::{Inode, Node, State};
 use super::nodes::Hold;
-use super::{LowerRef, Union};
-use crate::attr::FileType;
+use super::{LowerRef, Union, resolve};
+use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
 use crate::journal::{Live, LiveNode};
-use crate::sys;
+use crate::layer::marks::{Marks, Redirect};
+use crate::sys::{self, XattrOf};
 
 /// The numbers that an earlier server gave and this one has not met yet.
 #[derive(Debug, Default)]
@@ -145,12 +147,32 @@ impl Union {
         }
     }
 
+    fn marks_of_nameless(&self, orphan: &OwnedFd, attr: &Attr) -> Result<Marks> {
+        if attr.file_type() != FileType::Regular {
+            return Ok(Marks::default());
+        }
+        let of = XattrOf::Fd(orphan.as_fd());
+        let names = sys::xattr_names(of).doing("list marks of deleted file")?;
+        let get = |name: &OsStr| sys::xattr(of, name).doing("read mark of deleted file");
+        self.space.marks(false, &names, get)
+    }
+
     /// A file that lost its name while it was open.
     fn nameless(&self, id: u64) -> Result<Option<Inode>> {
         if let Some(orphan) = self.nodes.earlier.orphans.get(&id) {
             let attr = sys::stat_fd(orphan).doing("read attributes of deleted file")?;
+            let marks = self.marks_of_nameless(orphan, &attr)?;
+            let lowers = match &marks.redirect {
+                Some(Redirect::Absolute(path)) if marks.metacopy => {
+                    resolve::by_path(&self.layers, path.join(OsStr::new("/")).as_os_str())?
+                }
+                _ => Vec::new(),
+            };
             let state = State {
                 upper: Some(attr.ino),
+                metadata_only: marks.metacopy,
+                partial: marks.partial,
+                lowers: lowers.into_iter().map(|(place, _)| place).collect(),
                 orphan: Some(Arc::clone(orphan)),
                 ..State::default()
             };

@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) upper: Option<u64>,
     /// The upper holds only the metadata; the content is still that of the last of `lowers`.
     pub(crate) metadata_only: bool,
+    /// As well as `metadata_only`: the upper holds some of the content (see `upper::partial`).
+    pub(crate) partial: bool,
     /// Its places below, top first: all merged ones of a directory; for a file the visible one, and after that
     /// those that hold its content when the visible one is a metadata-only copy.
     pub(crate) lowers: Arc<[LowerRef]>,

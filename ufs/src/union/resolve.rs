@@ -12,7 +12,7 @@ use super::LowerRef;
 use crate::attr::{Attr, FileType};
 use crate::error::{Error, Result};
 use crate::layer::marks::{Marks, Redirect};
-use crate::layer::{Found, Layer, LayerNode};
+use crate::layer::{Content, Found, Layer, LayerNode, Merged, Portion};
 
 /// Where to look in the layers that are still to be asked.
 enum Search<'a> {
@@ -97,6 +97,21 @@ pub(crate) fn below_upper(
             Vec::new()
         },
     )
+}
+
+/// Opens the content of the file that lies in these places, top first: that of the last one, with what the partial
+/// copies above it hold.
+pub(crate) fn content(layers: &[Arc<dyn Layer>], places: &[LowerRef]) -> Result<Content> {
+    let (last, copies) = places.split_last().ok_or(Error::NotFound)?;
+    let mut content = layers[last.layer].content(&last.node)?;
+    for copy in copies.iter().rev() {
+        content = match layers[copy.layer].portion(&copy.node)? {
+            Portion::Nothing => content,
+            Portion::Blocks(file, space) => Content::Merged(Merged::new(file, content, space)?),
+            Portion::Everything(file) => Content::File(file),
+        };
+    }
+    Ok(content)
 }
 
 /// Looks for an absolute path in all layers.

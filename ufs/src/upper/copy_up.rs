@@ -9,6 +9,8 @@
 //!     └───────────────────────Content──────────────────────────┘
 //! ```
 //!
+//! Where that is asked for, a large file becomes a *partial* copy instead of a whole one (see [`super::partial`]).
+//!
 //! A lower file with several names gets all its visible names in the upper at once, so that they stay one file for
 //! us and for everybody who reads the upper.
 
@@ -17,9 +19,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
+use rustix::fs::{self, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, SeekFrom, XattrFlags};
 use rustix::io::Errno;
 
+use super::partial::mark::{self, Mark};
 use super::{Upper, links};
 use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
@@ -51,17 +54,17 @@ impl Union {
     /// Makes sure that `inode` is in the upper, to the given depth.
     pub(crate) fn copy_up(&self, inode: &Arc<Inode>, depth: Depth) -> Result<()> {
         let upper = self.writable()?;
-        if is_done(inode, depth) {
+        if is_done(upper, inode, depth) {
             return Ok(());
         }
         // Before the copy can be met by its name: there must be one inode for both.
         self.nodes.keep(inode);
         let _copying = inode.copying.lock();
-        if is_done(inode, depth) {
+        if is_done(upper, inode, depth) {
             return Ok(());
         }
         if inode.in_upper() {
-            return self.fill_in(upper, inode);
+            return self.fill_in(upper, inode, depth);
         }
         // Removal takes the same lock, so that the name stays the file's until the copy is in its place.
         let link = inode.state.read().links.first().cloned();
@@ -76,17 +79,17 @@ impl Union {
         let lowers = inode.lowers();
         let top = lowers.first().ok_or(Error::Stale)?.clone();
         let attr = self.layers[top.layer].attr(&top.node)?;
-        let redirect = self.content_redirect(upper, inode, &attr, &lowers, depth)?;
+        let below = self.left_below(upper, inode, &attr, &lowers, depth)?;
         let name = if link.is_some() && attr.nlink > 1 && !attr.is_dir() {
             links::staged_name(upper)
         } else {
             upper.fresh_name()
         };
         let made = self
-            .prepare(upper, inode, &top, &attr, &name, redirect.as_deref(), depth)
+            .prepare(upper, inode, &top, &attr, &name, below.as_ref(), depth)
             .and_then(|number| {
                 match link {
-                    Some(link) => self.put_in_place(upper, &name, link, &top, &attr, redirect.is_some())?,
+                    Some(link) => self.put_in_place(upper, &name, link, &top, &attr, below.is_some())?,
                     None => keep_without_name(upper, &name, inode)?,
                 }
                 Ok(number)
@@ -101,8 +104,9 @@ impl Union {
         {
             let mut state = inode.state.write();
             state.upper = Some(number);
-            state.metadata_only = redirect.is_some();
-            if !inode.is_dir() && redirect.is_none() {
+            state.metadata_only = below.is_some();
+            state.partial = below.as_ref().is_some_and(|below| below.is_partial);
+            if !inode.is_dir() && below.is_none() {
                 state.lowers = Arc::from([]);
             }
         }
@@ -141,16 +145,17 @@ impl Union {
         moved
     }
 
-    /// For a copy without content: the path that leads readers of the upper to the content below. `None`: copy it.
-    fn content_redirect(
+    /// For a copy without all of the content: how readers of the upper come to the content below. `None`: copy it.
+    fn left_below(
         &self,
         upper: &Upper,
         inode: &Inode,
         attr: &Attr,
         lowers: &[LowerRef],
         depth: Depth,
-    ) -> Result<Option<Vec<u8>>> {
-        let wanted = depth == Depth::Metadata && upper.options.metacopy;
+    ) -> Result<Option<Below>> {
+        let is_partial = depth == Depth::Content && self.is_worth_parts(upper, inode, attr.size_bytes)?;
+        let wanted = (depth == Depth::Metadata || is_partial) && upper.options.metacopy;
         if !wanted || inode.file_type != FileType::Regular || attr.size_bytes == 0 {
             return Ok(None);
         }
@@ -162,7 +167,24 @@ impl Union {
         let leads_there = places
             .last()
             .is_some_and(|(place, _)| place.layer == content.layer && place.node == content.node);
-        Ok(leads_there.then(|| Redirect::absolute_value(&path)))
+        Ok(leads_there.then(|| Below {
+            redirect: Redirect::absolute_value(&path),
+            is_partial,
+        }))
+    }
+
+    /// Whether a file is to be copied up block by block.
+    fn is_worth_parts(&self, upper: &Upper, inode: &Inode, size_bytes: u64) -> Result<bool> {
+        let large = upper
+            .options
+            .partial_min_bytes
+            .is_some_and(|min| size_bytes >= min);
+        if !large || inode.file_type != FileType::Regular || upper.partial_block_bytes().is_none() {
+            return Ok(false);
+        }
+        // To share all blocks is better still.
+        let may_share = upper.can_reflink.load(Ordering::Relaxed);
+        Ok(!(may_share && upper.shares_blocks_with(&self.content_of(inode)?)))
     }
 
     /// Makes the copy under `name` in the work directory. Returns its number.
@@ -174,7 +196,7 @@ impl Union {
         from: &LowerRef,
         attr: &Attr,
         name: &OsStr,
-        redirect: Option<&[u8]>,
+        below: Option<&Below>,
         depth: Depth,
     ) -> Result<u64> {
         let work = upper.work();
@@ -182,7 +204,7 @@ impl Union {
             FileType::Regular => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
                 let file = fs::openat(work, name, flags, Mode::from_raw_mode(0o600)).doing("create copy")?;
-                if redirect.is_some() {
+                if below.is_some() {
                     fs::ftruncate(&file, attr.size_bytes).doing("set length of copy")?;
                 } else if depth != Depth::Emptied {
                     copy_content(upper, &self.content_of(inode)?, &file, attr.size_bytes)?;
@@ -211,9 +233,9 @@ impl Union {
         } else {
             SetTime::At(attr.mtime)
         };
-        self.dress(upper, inode, from, attr, &fd, redirect, mtime)?;
+        self.dress(upper, inode, from, attr, &fd, below, mtime)?;
         // The rename must not reach the disk before the data does. Metadata is in the journal with it.
-        let has_data = inode.file_type == FileType::Regular && redirect.is_none() && attr.size_bytes > 0;
+        let has_data = inode.file_type == FileType::Regular && below.is_none() && attr.size_bytes > 0;
         if has_data && depth != Depth::Emptied && !upper.options.volatile {
             sys::retry(|| fs::fdatasync(&fd)).doing("sync copy")?;
         }
@@ -230,7 +252,7 @@ impl Union {
         from: &LowerRef,
         attr: &Attr,
         fd: &OwnedFd,
-        redirect: Option<&[u8]>,
+        below: Option<&Below>,
         mtime: SetTime,
     ) -> Result<()> {
         let created = sys::stat_fd(fd).doing("read attributes of copy")?;
@@ -252,9 +274,16 @@ impl Union {
             if can_be_marked || upper.space == marks::MarkSpace::Trusted {
                 upper.set_mark(fd, "shale.ino", &marks::number_value(inode.ino))?;
             }
-            if let Some(redirect) = redirect {
-                upper.set_mark(fd, "redirect", redirect)?;
+            if let Some(below) = below {
+                upper.set_mark(fd, "redirect", &below.redirect)?;
                 upper.set_mark(fd, "metacopy", b"")?;
+                if below.is_partial {
+                    let mark = Mark {
+                        limit: attr.size_bytes,
+                        ino: created.ino,
+                    };
+                    upper.set_mark(fd, mark::NAME, &mark.value())?;
+                }
             }
         } else if upper.space == marks::MarkSpace::Trusted {
             upper.set_mark(fd, "shale.ino", &marks::number_value(inode.ino))?;
@@ -288,17 +317,35 @@ impl Union {
     /// Opens the content of a file that is not whole in the upper.
     pub(crate) fn content_of(&self, inode: &Inode) -> Result<Content> {
         let lowers = inode.lowers();
-        let place = lowers
-            .last()
-            .ok_or(Error::Damaged("a metadata-only copy has lost its content"))?;
-        self.layers[place.layer].content(&place.node)
+        if lowers.is_empty() {
+            return Err(Error::Damaged("a metadata-only copy has lost its content"));
+        }
+        resolve::content(&self.layers, &lowers)
     }
 
     /// Brings the content into a metadata-only copy. Until the mark is removed, the content below counts; from then on
     /// nothing can fail.
-    fn fill_in(&self, upper: &Upper, inode: &Arc<Inode>) -> Result<()> {
+    fn fill_in(&self, upper: &Upper, inode: &Arc<Inode>, depth: Depth) -> Result<()> {
+        let partial = match self.open_partial(inode) {
+            // What cannot be read can be emptied.
+            Err(Error::Damaged(_)) if depth == Depth::Emptied => None,
+            opened => opened?,
+        };
+        if let Some(partial) = partial {
+            return match depth {
+                Depth::Emptied => self.empty_partial(upper, inode, &partial),
+                Depth::Metadata | Depth::Content => self.fill_in_partial(upper, inode, &partial),
+            };
+        }
         let named = upper.name(inode)?;
         let attr = sys::stat_fd(&named).doing("read attributes of copy")?;
+        if !inode.state.read().partial && self.is_worth_parts(upper, inode, attr.size_bytes)? {
+            make_partial(upper, inode, &named, &attr)?;
+            return match self.open_partial(inode)? {
+                Some(partial) if depth == Depth::Emptied => self.empty_partial(upper, inode, &partial),
+                _ => Ok(()),
+            };
+        }
         let file = sys::reopen(&named, OFlags::RDWR).doing("open copy")?;
         let put_back_times = || {
             sys::set_times(&named, SetTime::At(attr.atime), SetTime::At(attr.mtime))
@@ -320,12 +367,15 @@ impl Union {
             }
             return Err(error);
         }
-        // Without the other mark it means nothing.
-        if let Err(error) = upper.remove_mark(&file, "redirect") {
-            tracing::warn!(%error, "a mark stays on a copy");
+        // Without that mark the others mean nothing.
+        for mark in ["redirect", mark::NAME] {
+            if let Err(error) = upper.remove_mark(&file, mark) {
+                tracing::warn!(mark, %error, "a mark stays on a copy");
+            }
         }
         let mut state = inode.state.write();
         state.metadata_only = false;
+        state.partial = false;
         state.lowers = Arc::from([]);
         drop(state);
         inode.content_version.fetch_add(1, Ordering::Release);
@@ -348,9 +398,44 @@ fn keep_without_name(upper: &Upper, staged: &OsStr, inode: &Inode) -> Result<()>
     Ok(())
 }
 
-fn is_done(inode: &Inode, depth: Depth) -> bool {
+fn is_done(upper: &Upper, inode: &Inode, depth: Depth) -> bool {
     let state = inode.state.read();
-    state.upper.is_some() && (depth == Depth::Metadata || !state.metadata_only)
+    let has_content = || match depth {
+        Depth::Metadata => true,
+        Depth::Content if state.partial => upper.options.partial_min_bytes.is_some(),
+        Depth::Content | Depth::Emptied => !state.metadata_only,
+    };
+    state.upper.is_some() && has_content()
+}
+
+/// What a copy says that leaves content below.
+struct Below {
+    /// Where it is.
+    redirect: Vec<u8>,
+    /// Only what is written will be in the copy.
+    is_partial: bool,
+}
+
+/// From here on a metadata-only copy takes the blocks that are written.
+fn make_partial(upper: &Upper, inode: &Inode, named: &OwnedFd, attr: &Attr) -> Result<()> {
+    let file = sys::reopen(named, OFlags::RDWR).doing("open copy")?;
+    // A copy-up that was cut off may have left data, which would now count.
+    if sys::data_from(&file, 0, attr.size_bytes)
+        .doing("look for data in copy")?
+        .is_some()
+    {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        sys::retry(|| fs::fallocate(&file, flags, 0, attr.size_bytes)).doing("clear copy")?;
+        sys::set_times(named, SetTime::At(attr.atime), SetTime::At(attr.mtime)).doing("set times of copy")?;
+    }
+    let mark = Mark {
+        limit: attr.size_bytes,
+        ino: attr.ino,
+    };
+    upper.set_mark(&file, mark::NAME, &mark.value())?;
+    inode.state.write().partial = true;
+    inode.content_version.fetch_add(1, Ordering::Release);
+    Ok(())
 }
 
 /// Runs a change of a directory that is none for the user, and puts the directory's times back.
@@ -369,6 +454,7 @@ fn copy_content(upper: &Upper, from: &Content, to: &OwnedFd, size_bytes: u64) ->
         _ if size_bytes == 0 => Ok(()),
         Content::File(from) => copy_file(upper, from, to, size_bytes),
         Content::Source(from) => copy_source(from.as_ref(), to, size_bytes),
+        Content::Merged(from) => copy_source(from, to, size_bytes),
     }
 }
 

@@ -70,7 +70,7 @@ impl Layer for Mock {
             Some(What::Copy(redirect)) => Marks {
                 metacopy: true,
                 redirect: redirect.clone(),
-                opaque: false,
+                ..Marks::default()
             },
             _ => Marks::default(),
         })

@@ -1,0 +1,161 @@
+//! The partial copies that are to be sealed, and when.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::Partials;
+use super::seal::Sealed;
+use crate::error::Result;
+use crate::union::Union;
+use crate::union::inode::Inode;
+
+/// Between two looks at a file that does not rest yet.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two walks through the upper, after files that the kernel has forgotten.
+const LOOK_PAUSE: Duration = Duration::from_secs(60);
+
+/// Copies that are to be sealed, by the number of their file.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    files: HashMap<u64, (Weak<Inode>, Instant)>,
+    /// Everything is to be sealed, whether it rests or not.
+    now: bool,
+    /// The whole upper is to be looked through, from then on.
+    look: Option<Instant>,
+    /// That is under way.
+    looks: bool,
+    ended: bool,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Look for copies in the upper.
+    Look,
+    /// Seal this one, if it rests.
+    Seal(Arc<Inode>),
+    /// Nothing any more.
+    End,
+}
+
+impl Partials {
+    /// Notes that a copy is to be sealed one day.
+    pub(crate) fn expect(&self, inode: &Arc<Inode>) {
+        let entry = (Arc::downgrade(inode), Instant::now());
+        if self.waiting.lock().files.insert(inode.ino, entry).is_none() {
+            self.wake.notify_all();
+        }
+    }
+
+    pub(super) fn expect_no_more(&self, inode: &Inode) {
+        self.waiting.lock().files.remove(&inode.ino);
+    }
+
+    /// Has the upper looked through after a while.
+    pub(crate) fn look_after(&self, pause: Duration) {
+        self.waiting.lock().look = Some(Instant::now() + pause);
+        self.wake.notify_all();
+    }
+
+    /// Has everything sealed.
+    pub(crate) fn seal_now(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.now = true;
+        waiting.look = Some(Instant::now());
+        drop(waiting);
+        self.wake.notify_all();
+    }
+
+    pub(crate) fn wants_now(&self) -> bool {
+        self.waiting.lock().now
+    }
+
+    /// How many copies wait, and whether more may be found.
+    pub(crate) fn state(&self) -> (usize, bool) {
+        let waiting = self.waiting.lock();
+        (waiting.files.len(), waiting.looks || waiting.look.is_some())
+    }
+
+    pub(crate) fn end(&self) {
+        self.waiting.lock().ended = true;
+        self.wake.notify_all();
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.waiting.lock().ended
+    }
+
+    /// Waits for something to do.
+    pub(crate) fn next_task(&self) -> Task {
+        let mut waiting = self.waiting.lock();
+        waiting.looks = false;
+        loop {
+            if waiting.ended {
+                return Task::End;
+            }
+            let now = Instant::now();
+            if waiting.look.is_some_and(|at| at <= now) {
+                waiting.look = None;
+                waiting.looks = true;
+                return Task::Look;
+            }
+            if let Some(inode) = waiting.next_file(now) {
+                return Task::Seal(inode);
+            }
+            let next = waiting
+                .files
+                .values()
+                .map(|(_, at)| *at)
+                .chain(waiting.look)
+                .min();
+            match next {
+                Some(at) => {
+                    self.wake.wait_until(&mut waiting, at);
+                }
+                None => {
+                    waiting.now = false;
+                    self.wake.wait(&mut waiting);
+                }
+            }
+        }
+    }
+
+    /// What came of sealing a copy.
+    pub(crate) fn note_outcome(&self, inode: &Inode, outcome: &Result<Sealed>) {
+        match outcome {
+            Ok(Sealed::NotYet) => return,
+            Ok(Sealed::Whole | Sealed::Deleted) => {}
+            Ok(Sealed::NoSpace) => tracing::debug!(ino = inode.ino, "no space to seal a partial copy"),
+            Err(error) => tracing::warn!(ino = inode.ino, %error, "a partial copy cannot be sealed"),
+        }
+        self.expect_no_more(inode);
+    }
+}
+
+impl Waiting {
+    /// A file whose turn it is.
+    fn next_file(&mut self, now: Instant) -> Option<Arc<Inode>> {
+        let due = self.files.iter().filter(|(_, (_, at))| *at <= now);
+        let due: Vec<u64> = due.map(|(number, _)| *number).collect();
+        for number in due {
+            let (inode, at) = self.files.get_mut(&number)?;
+            if let Some(inode) = inode.upgrade() {
+                *at = now + PAUSE;
+                return Some(inode);
+            }
+            // The kernel has forgotten it; it may be found by its name.
+            self.files.remove(&number);
+            self.look.get_or_insert(now + LOOK_PAUSE);
+        }
+        None
+    }
+}
+
+impl Union {
+    /// How long ago a copy was written to; `None` when it was not as far as anybody knows.
+    pub(crate) fn rests_for(&self, inode: &Inode) -> Option<Duration> {
+        Some(self.known_partial(inode)?.rests_for())
+    }
+}
