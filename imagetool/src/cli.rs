@@ -67,6 +67,8 @@ pub(crate) enum Verb {
     Umount(commands::umount::Args),
     /// Show what file system servers were asked, and how long they took
     Stats(commands::stats::Args),
+    /// Fill in the files that a container has copied up in part
+    Seal(commands::seal::Args),
     /// Show which layer of an image a file comes from
     Which(commands::which::Args),
     /// List images
@@ -184,6 +186,7 @@ impl Cli {
             Verb::Mount(args) => args.execute(&context),
             Verb::Umount(args) => args.execute(&context),
             Verb::Stats(args) => args.execute(&context),
+            Verb::Seal(args) => args.execute(&context),
             Verb::Which(args) => args.execute(&context),
             Verb::Images(args) => args.execute(&context),
             Verb::Import(args) => args.execute(&context),

@@ -28,6 +28,7 @@ pub(crate) mod rm;
 pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod save;
+pub(crate) mod seal;
 pub(crate) mod search;
 pub(crate) mod stats;
 pub(crate) mod system;

@@ -34,6 +34,7 @@ mod reconcile;
 mod remove;
 pub mod run;
 mod runtime;
+pub mod seal;
 mod supervise;
 
 use std::collections::BTreeMap;

@@ -21,7 +21,7 @@ use ufs::attr::FileType;
 use ufs::diff::{Change, Node, Snapshot};
 use ufs::layer::{Content, whiteout};
 
-use self::moment::{Moment, consistent_copy};
+use self::moment::{Moment, consistent_copy, consistent_copy_of_partial};
 use crate::archive::member::{Kind, Member};
 use crate::archive::write::{Writer, file_entry};
 use crate::error::ImageError;
@@ -165,7 +165,10 @@ pub fn write_changes(
         }
         let (file, moment) = match (open(snapshot, entry.change)?, files) {
             (None, _) => continue, // gone meanwhile
-            (Some(content @ Content::Source(_)), _) => {
+            (Some(Content::Merged(merged)), Files::InUse(folder)) => {
+                consistent_copy_of_partial(&merged, folder).map_err(ImageError::io("copy", entry.shown()))?
+            }
+            (Some(content @ (Content::Source(_) | Content::Merged(_))), _) => {
                 let mut reader = content.into_reader();
                 writer.member(&entry.member, &mut reader).map_err(failed)?;
                 names.written(at, entry);

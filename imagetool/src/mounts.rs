@@ -97,6 +97,8 @@ pub struct Union {
     pub lowers: Vec<Lower>,
     /// The writable directory and its work directory, if any.
     pub upper: Option<(PathBuf, PathBuf)>,
+    /// Copy large files up block by block. For an upper that nobody reads but through ufs.
+    pub partial: bool,
     /// Show owners that the user namespace cannot name as root.
     pub squash_overflow: bool,
     /// Let users beside the one who mounts see the tree.
@@ -136,6 +138,7 @@ impl Union {
             text.extend(escape(work));
         }
         for (option, wanted) in [
+            ("partial", self.partial && self.upper.is_some()),
             ("squash_overflow", self.squash_overflow),
             ("allow_other", self.allow_other),
             ("nosuid", self.no_suid),
@@ -192,7 +195,13 @@ mod tests {
         assert_eq!(union(&["/a"], None).options(), "lowerdir=/a");
         let writable = union(&["/b", "/a"], Some(("/u", "/w")));
         assert_eq!(writable.options(), "lowerdir=/b:/a,upperdir=/u,workdir=/w");
+        let partial = Union {
+            partial: true,
+            ..union(&["/a"], Some(("/u", "/w")))
+        };
+        assert_eq!(partial.options(), "lowerdir=/a,upperdir=/u,workdir=/w,partial");
         let all = Union {
+            partial: true,
             squash_overflow: true,
             allow_other: true,
             no_suid: true,

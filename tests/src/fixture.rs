@@ -237,7 +237,7 @@ pub fn counter(mount: &Path, name: &str) -> u64 {
 }
 
 /// Makes one test per program out of a function that takes a [`Backend`]: the kernel's overlayfs, which
-/// shows that the test asks for what overlayfs does, and ours: with passthrough, without, and over an image.
+/// shows that the test asks for what overlayfs does, and ours: with passthrough, without, with partial copies, and over an image.
 #[macro_export]
 macro_rules! for_each_union {
     ($($(#[$meta:meta])* fn $name:ident($backend:ident) $body:block)*) => {$(
@@ -264,6 +264,13 @@ macro_rules! for_each_union {
             fn shale_plain() {
                 if $crate::mount::Backend::ShalePlain.is_available_or_skip() {
                     body($crate::mount::Backend::ShalePlain);
+                }
+            }
+
+            #[test]
+            fn shale_partial() {
+                if $crate::mount::Backend::ShalePartial.is_available_or_skip() {
+                    body($crate::mount::Backend::ShalePartial);
                 }
             }
 

@@ -46,6 +46,8 @@ pub enum Backend {
     ShalePassthrough,
     /// Ours, every read and write through the server.
     ShalePlain,
+    /// Ours, with every file copied up block by block and sealed soon after.
+    ShalePartial,
     /// Ours, over the lower directories as the layers of an image, merged.
     ShaleImage,
     /// Ours, over the lower directories as the layers of an image, each an index of its own.
@@ -70,7 +72,11 @@ impl Backend {
     pub fn is_shale(self) -> bool {
         matches!(
             self,
-            Backend::ShalePassthrough | Backend::ShalePlain | Backend::ShaleImage | Backend::ShaleLayers
+            Backend::ShalePassthrough
+                | Backend::ShalePlain
+                | Backend::ShalePartial
+                | Backend::ShaleImage
+                | Backend::ShaleLayers
         )
     }
 
@@ -311,8 +317,14 @@ impl MountGuard {
             .program()
             .ok_or_else(|| io::Error::other("the mount program is missing"))?;
         let mut spec = spec.clone();
-        if self.backend == Backend::ShalePlain {
-            spec.extra_options.push("passthrough=off".into());
+        match self.backend {
+            Backend::ShalePlain => spec.extra_options.push("passthrough=off".into()),
+            // What a test asks for itself comes later and counts.
+            Backend::ShalePartial => {
+                let options = ["partial_min=1", "seal=0.3"].map(String::from);
+                spec.extra_options.splice(0..0, options);
+            }
+            _ => {}
         }
         let options = match self.backend {
             Backend::ShaleImage => spec.image_options(self.repository()?, Form::Merged)?,

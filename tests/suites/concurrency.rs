@@ -33,6 +33,11 @@ fn crowd_on_shale_plain() {
 }
 
 #[test]
+fn crowd_on_shale_with_partial_copies() {
+    crowd::run(Backend::ShalePartial, "member");
+}
+
+#[test]
 fn crowd_on_shale_over_an_image() {
     crowd::run(Backend::ShaleImage, "member");
 }

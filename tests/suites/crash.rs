@@ -135,6 +135,11 @@ fn answered_changes_survive_shale_plain() {
     answered_changes_survive(Backend::ShalePlain);
 }
 
+#[test]
+fn answered_changes_survive_shale_partial() {
+    answered_changes_survive(Backend::ShalePartial);
+}
+
 /// What was fsynced before the kill is there afterwards.
 fn synced_data_survives(backend: Backend) {
     if !backend.is_available_or_skip() {
@@ -167,4 +172,9 @@ fn synced_data_survives_shale_passthrough() {
 #[test]
 fn synced_data_survives_shale_plain() {
     synced_data_survives(Backend::ShalePlain);
+}
+
+#[test]
+fn synced_data_survives_shale_partial() {
+    synced_data_survives(Backend::ShalePartial);
 }

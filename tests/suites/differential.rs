@@ -45,6 +45,26 @@ fn kernel_and_both_modes_agree_step_by_step() {
     );
 }
 
+/// Partial copies look like whole ones, and an upper that holds some is read by every mount of ours, as a layer too.
+#[test]
+fn partial_copies_and_whole_ones_agree_step_by_step() {
+    let ours = &[Backend::ShalePartial, Backend::ShalePlain];
+    run(
+        travelling(),
+        &[Backend::Kernel, Backend::ShalePartial],
+        ours,
+        &[],
+        40,
+    );
+    run(
+        travelling(),
+        &[Backend::ShalePartial],
+        &[],
+        &[Backend::ShalePlain],
+        40,
+    );
+}
+
 /// Over the layers of an image as over directories, and our uppers are read the same by both.
 #[test]
 fn the_kernel_and_a_container_s_root_agree_step_by_step() {

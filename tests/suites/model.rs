@@ -33,6 +33,11 @@ fn shale_plain_is_the_model() {
 }
 
 #[test]
+fn shale_with_partial_copies_is_the_model() {
+    run(Backend::ShalePartial, Shape::default(), 1, 80);
+}
+
+#[test]
 fn shale_over_an_image_is_the_model() {
     run(Backend::ShaleImage, Shape::default(), 1, 80);
 }
@@ -50,6 +55,11 @@ fn long_sequences_on_shale_passthrough() {
 #[test]
 fn long_sequences_on_shale_plain() {
     run(Backend::ShalePlain, LONG, 10, 20);
+}
+
+#[test]
+fn long_sequences_on_shale_with_partial_copies() {
+    run(Backend::ShalePartial, LONG, 10, 20);
 }
 
 #[test]
@@ -81,6 +91,11 @@ fn eight_at_once_on_shale_passthrough() {
 #[test]
 fn eight_at_once_on_shale_plain() {
     together(Backend::ShalePlain, 15);
+}
+
+#[test]
+fn eight_at_once_on_shale_with_partial_copies() {
+    together(Backend::ShalePartial, 15);
 }
 
 #[test]

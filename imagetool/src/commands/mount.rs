@@ -205,6 +205,8 @@ impl Args {
         }
         Ok(Union {
             lowers: lowers.to_vec(),
+            // A directory of the user's own is read, or changed, by who knows what.
+            partial: self.upper.is_none() && lowers.iter().all(|lower| matches!(lower, Lower::Index { .. })),
             upper,
             squash_overflow: !is_initial_user_namespace(),
             allow_other: true,

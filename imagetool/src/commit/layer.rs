@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt;
 
 use ufs::diff::{Change, Snapshot};
 use ufs::index::ContentId;
-use ufs::layer::Content;
+use ufs::layer::{Content, Merged};
 use ufs::sha256::{Sha256, update_both};
 
 use crate::archive::hashed::Hashed;
@@ -31,7 +31,7 @@ use crate::layer::contents::{Contents, Copied, Taken};
 use crate::layer::recipe::RecipeWriter;
 use crate::layer::writer::LayerWriter;
 use crate::layer::{LayerError, members};
-use crate::layer_tar::moment::{Moment, at_one_moment};
+use crate::layer_tar::moment::{Moment, at_one_moment, pieces, watched};
 use crate::layer_tar::{Entry, Names, entries, open};
 use crate::parallel::in_order;
 use crate::progress::Bar;
@@ -162,6 +162,9 @@ fn take(
                 .map_err(failed)?;
             return Ok(Outcome::Taken(Body::Hashed(taken), Moment::whole(size_bytes)));
         }
+        Some(Content::Merged(merged)) => {
+            return take_partial(contents, &merged, in_use, &entry.shown()).map_err(failed);
+        }
     };
     if !in_use {
         let moment = Moment::at_rest(&file).map_err(|error| failed(LayerError::Read(error)))?;
@@ -180,12 +183,43 @@ fn take(
         let size_bytes = unstaged.as_ref().map_or(0, |unstaged| unstaged.size_bytes());
         Ok((unstaged, size_bytes))
     };
-    let cut_short = |error: &LayerError| matches!(error, LayerError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof);
     let (unstaged, moment) = at_one_moment(&file, read, cut_short).map_err(failed)?;
     moment.warn(&entry.shown());
     let unstaged = unstaged.filter(|_| !moment.is_all_hole());
     let taken = unstaged.map(|unstaged| contents.stage(unstaged)).transpose()?;
     Ok(Outcome::Taken(Body::Hashed(taken), moment))
+}
+
+/// Takes the content of a partial copy.
+fn take_partial(
+    contents: &Contents,
+    merged: &Merged,
+    in_use: bool,
+    shown: &str,
+) -> Result<Outcome, LayerError> {
+    let mut seen = Vec::new();
+    let mut read = |_: &File| -> Result<_, LayerError> {
+        seen = pieces(merged).map_err(LayerError::Read)?;
+        let unstaged = contents.read_file(merged)?;
+        let size_bytes = unstaged.as_ref().map_or(0, |unstaged| unstaged.size_bytes());
+        Ok((unstaged, size_bytes))
+    };
+    let file = watched(merged).map_err(LayerError::Read)?;
+    let (unstaged, moment) = if in_use {
+        at_one_moment(&file, read, cut_short)?
+    } else {
+        let (unstaged, size_bytes) = read(&file)?;
+        (unstaged, Moment::whole(size_bytes))
+    };
+    let moment = moment.of_partial(&seen);
+    moment.warn(shown);
+    let unstaged = unstaged.filter(|_| !moment.is_all_hole());
+    let taken = unstaged.map(|unstaged| contents.stage(unstaged)).transpose()?;
+    Ok(Outcome::Taken(Body::Hashed(taken), moment))
+}
+
+fn cut_short(error: &LayerError) -> bool {
+    matches!(error, LayerError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 /// The layer as far as it has come.

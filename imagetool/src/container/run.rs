@@ -228,6 +228,8 @@ impl Life<'_> {
         let union = Union {
             lowers,
             upper: Some((self.directory.join("upper"), self.directory.join("work"))),
+            // A directory that is in use changes, and what is left below would change with it.
+            partial: self.record.rootfs.is_none(),
             squash_overflow: self.plan.rights.in_user_namespace,
             // The command may run as any user.
             allow_other: true,

@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use ufs::repository::{Repository, hex};
 
 use super::LayerError;
-use super::pieces::{Pieces, Sink, copy_to, hash_file, write_pieces};
+use super::pieces::{Pieces, Sink, Sparse, copy_to, hash_file, write_pieces};
 use crate::archive::hashed::HashedRead;
 use crate::error::StoreError;
 
@@ -216,7 +216,7 @@ impl Contents {
 
     /// Copies and hashes a whole file, but stages nothing: for one that may change meanwhile, and then has to be read
     /// again.
-    pub fn read_file(&self, file: &File) -> Result<Option<Unstaged>, LayerError> {
+    pub fn read_file(&self, file: &impl Sparse) -> Result<Option<Unstaged>, LayerError> {
         let Some((copied, digest)) = self.copy_whole(file, true)? else {
             return Ok(None);
         };
@@ -241,20 +241,20 @@ impl Contents {
     /// Copies a whole file: into memory, by a reflink, or byte by byte, and then hashes it on the way if so asked.
     fn copy_whole(
         &self,
-        file: &File,
+        file: &impl Sparse,
         hash: bool,
     ) -> Result<Option<(Copied, Option<ufs::index::Sha256>)>, LayerError> {
-        let size_bytes = file.metadata().map_err(LayerError::Read)?.len();
+        let size_bytes = file.size_bytes().map_err(LayerError::Read)?;
         if size_bytes <= PACK_BYTES_MAX {
             let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
-            file.read_exact_at(&mut bytes, 0).map_err(LayerError::Read)?;
+            file.fill_at(&mut bytes, 0).map_err(LayerError::Read)?;
             let bytes = Bytes::Small(bytes);
             return Ok((size_bytes > 0).then_some((Copied { bytes, size_bytes }, None)));
         }
         let (object, path) = self.create()?;
         let unnamed = Unnamed(path);
         let mut digest = None;
-        if !self.reflink(&object, file) {
+        if !file.file().is_some_and(|file| self.reflink(&object, file)) {
             let mut sink = match hash {
                 true => Sink::hashing(&object, &unnamed.0, size_bytes)?,
                 false => Sink::new(&object, &unnamed.0, size_bytes)?,

@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::SeekFrom;
 use sha2::{Digest as _, Sha256};
+use ufs::layer::Merged;
+use ufs::stream::ReadAt;
 
 use super::LayerError;
 use crate::error::StoreError;
@@ -124,6 +127,72 @@ pub(super) fn write_pieces(file: &File, bytes: &[u8], pieces: Pieces<'_>) -> io:
     }
 }
 
+/// A file that can be copied with its holes.
+pub trait Sparse {
+    /// The file itself, if its bytes are all the content.
+    fn file(&self) -> Option<&File>;
+
+    /// Its length.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn size_bytes(&self) -> io::Result<u64>;
+
+    /// The next stretch at or after `at` and before `end` that is no hole.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn data_from(&self, at: u64, end: u64) -> io::Result<Option<Range<u64>>>;
+
+    /// Reads until the buffer is full.
+    ///
+    /// # Errors
+    /// When it cannot be read, or ends before.
+    fn fill_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()>;
+}
+
+impl Sparse for File {
+    fn file(&self) -> Option<&File> {
+        Some(self)
+    }
+
+    fn size_bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn data_from(&self, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+        let Some(start) = next_data(self, at)?.filter(|start| *start < end) else {
+            return Ok(None);
+        };
+        Ok(Some(start..next_hole(self, start, end)?))
+    }
+
+    fn fill_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        self.read_exact_at(buffer, at)
+    }
+}
+
+impl Sparse for Merged {
+    fn file(&self) -> Option<&File> {
+        None
+    }
+
+    fn size_bytes(&self) -> io::Result<u64> {
+        Ok(ReadAt::size_bytes(self))
+    }
+
+    fn data_from(&self, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+        Merged::data_from(self, at, end)
+    }
+
+    fn fill_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        match self.read_at(buffer, at)? {
+            read if read == buffer.len() => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
 /// Where data begins at or after an offset; `None` when only a hole is left.
 fn next_data(file: &File, from: u64) -> io::Result<Option<u64>> {
     match rustix::fs::seek(file, SeekFrom::Data(from)) {
@@ -144,22 +213,20 @@ fn next_hole(file: &File, from: u64, size_bytes: u64) -> io::Result<u64> {
 
 /// Runs `data` over everything that is no hole, in order.
 fn each_piece<E: From<LayerError>>(
-    file: &File,
+    file: &impl Sparse,
     size_bytes: u64,
     mut data: impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     let read = |error| E::from(LayerError::Read(error));
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut at = 0;
-    while at < size_bytes {
-        let Some(start) = next_data(file, at).map_err(read)? else {
-            break;
-        };
-        let end = next_hole(file, start, size_bytes).map_err(read)?;
-        at = start;
-        while at < end {
-            let wanted = buffer.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
-            file.read_exact_at(&mut buffer[..wanted], at).map_err(read)?;
+    while let Some(piece) = file.data_from(at, size_bytes).map_err(read)? {
+        at = piece.start;
+        while at < piece.end {
+            let wanted = buffer
+                .len()
+                .min(usize::try_from(piece.end - at).unwrap_or(usize::MAX));
+            file.fill_at(&mut buffer[..wanted], at).map_err(read)?;
             data(at, &buffer[..wanted])?;
             at += wanted as u64;
         }
@@ -185,7 +252,7 @@ pub(super) fn hash_file(file: &File, size_bytes: u64) -> io::Result<ufs::index::
     Ok(hasher.finalize().into())
 }
 
-pub(super) fn copy_to(sink: &mut Sink<'_>, file: &File, size_bytes: u64) -> Result<(), LayerError> {
+pub(super) fn copy_to(sink: &mut Sink<'_>, file: &impl Sparse, size_bytes: u64) -> Result<(), LayerError> {
     each_piece(file, size_bytes, |offset, bytes| -> Result<(), LayerError> {
         sink.hole(offset)?;
         Ok(sink.write(bytes)?)

@@ -17,7 +17,9 @@
 //! A file that never rests is taken as it was read last, with a warning.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -26,6 +28,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek64};
 use ufs::diff::{Change, Node};
+use ufs::layer::Merged;
 
 use super::worthwhile;
 use crate::archive::member::Member;
@@ -49,6 +52,8 @@ pub struct Moment {
     pub restless: bool,
     /// Of a file in use: what else may have changed since the changes were listed.
     now: Option<Now>,
+    /// It is a partial copy: it has its attributes from the upper, although some of its content is below.
+    is_partial: bool,
 }
 
 /// What a file in use was when it was read.
@@ -109,6 +114,29 @@ impl Moment {
             segments: vec![(0, size_bytes)],
             restless: false,
             now: None,
+            is_partial: false,
+        }
+    }
+
+    /// The same of a partial copy, with the pieces of its content.
+    #[must_use]
+    pub fn of_partial(self, pieces: &[Range<u64>]) -> Self {
+        // Such pieces must mean the same to every reader; what was seen at different moments means nothing.
+        let is_odd = |at: u64| at % 512 != 0 && at < self.size_bytes;
+        let odd = pieces
+            .iter()
+            .any(|piece| is_odd(piece.start) || is_odd(piece.end));
+        let segments = match odd || self.restless {
+            true => vec![(0, self.size_bytes)],
+            false => pieces
+                .iter()
+                .map(|piece| (piece.start, piece.end - piece.start))
+                .collect(),
+        };
+        Self {
+            segments,
+            is_partial: true,
+            ..self
         }
     }
 
@@ -140,7 +168,7 @@ impl Moment {
     /// What may differ from the change that was listed; nothing of a file below, which never changes.
     fn now(&self, change: &Change) -> Option<Now> {
         let is_on_top = change.node.as_ref().is_some_and(Node::is_whole_on_top);
-        self.now.filter(|_| is_on_top)
+        self.now.filter(|_| is_on_top || self.is_partial)
     }
 
     /// The member as the file was at this moment.
@@ -258,6 +286,67 @@ pub fn consistent_copy(file: File, folder: &Path) -> io::Result<(File, Moment)> 
     let (_, moment) = at_one_moment(&file, read, cut_short)?;
     copy.seek(SeekFrom::Start(0))?;
     Ok((copy, moment))
+}
+
+/// Where a partial copy has data.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn pieces(merged: &Merged) -> io::Result<Vec<Range<u64>>> {
+    let mut pieces: Vec<Range<u64>> = Vec::new();
+    let mut at = 0;
+    while let Some(piece) = merged.data_from(at, u64::MAX)? {
+        at = piece.end;
+        match pieces.last_mut() {
+            Some(last) if last.end == piece.start => last.end = piece.end,
+            _ => pieces.push(piece),
+        }
+    }
+    Ok(pieces)
+}
+
+/// The file of a partial copy, whose times tell when it changes.
+///
+/// # Errors
+/// When there are too many descriptors.
+pub fn watched(merged: &Merged) -> io::Result<File> {
+    Ok(merged.as_fd().try_clone_to_owned()?.into())
+}
+
+/// As [`consistent_copy`], of a partial copy.
+///
+/// # Errors
+/// As there.
+pub fn consistent_copy_of_partial(merged: &Merged, folder: &Path) -> io::Result<(File, Moment)> {
+    let mut copy = tempfile::tempfile_in(folder)?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut seen = Vec::new();
+    let read = |_: &File| -> io::Result<(Digest, u64)> {
+        seen = pieces(merged)?;
+        copy.set_len(0)?;
+        let mut hashing = Hashing::new(&copy);
+        for piece in &seen {
+            let mut at = piece.start;
+            (&copy).seek(SeekFrom::Start(at))?;
+            while at < piece.end {
+                let wanted = buffer
+                    .len()
+                    .min(usize::try_from(piece.end - at).unwrap_or(usize::MAX));
+                if merged.read_at(&mut buffer[..wanted], at)? < wanted {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                hashing.write_all(&buffer[..wanted])?;
+                at += wanted as u64;
+            }
+        }
+        let size_bytes = ufs::stream::ReadAt::size_bytes(merged);
+        copy.set_len(size_bytes)?;
+        Ok((hashing.finish().0, size_bytes))
+    };
+    let cut_short = |error: &io::Error| error.kind() == io::ErrorKind::UnexpectedEof;
+    let (_, moment) = at_one_moment(&watched(merged)?, read, cut_short)?;
+    copy.seek(SeekFrom::Start(0))?;
+    Ok((copy, moment.of_partial(&seen)))
 }
 
 /// Where a file has data, in whole blocks but for the file's end; all of it where the file system cannot tell.

@@ -1,12 +1,13 @@
 //! `shale-ufs`: mounts a union of directories, with the command line of fuse-overlayfs.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 use ufs::background::{Ready, Side, into_background};
+use ufs::fs::Fs;
 use ufs::fuse::options::MountOptions;
 use ufs::fuse::session::Session;
 use ufs::fuse::supervisor::{mount_is_ours, prepare, supervise};
@@ -19,6 +20,10 @@ Examples:
     shale-ufs -o lowerdir=/srv/base,upperdir=/tmp/up,workdir=/tmp/work /mnt
   End it:
     umount /mnt
+  Make whole what a mount with -o partial has copied up in part, so that others can read the upperdir:
+    shale-ufs --seal -o lowerdir=/srv/base,upperdir=/tmp/up,workdir=/tmp/work
+  The same in the background, while it is mounted:
+    setfattr -n user.shale.seal -v 1 /mnt; getfattr -n user.shale.seal /mnt
   As podman's mount program:
     podman --storage-opt overlay.mount_program=$(command -v shale-ufs) run …";
 
@@ -34,6 +39,9 @@ Options for -o, separated by commas (write `\\,` and `\\:` for a comma or colon 
   passthrough=off         all reads and writes through the server
   skip_open=off           ask the server at every open, also where nothing can change
   metacopy=off            copy data up also when only metadata changes
+  partial                 copy only the blocks up that are written, of files of 256 KiB and more; the upperdir
+                          is then to be read through a mount, or sealed first (partial_min=BYTES, nopartial)
+  seal=SECONDS            make such copies whole that nobody has written to for so long (5; seal=off: never)
   userxattr               keep marks in user.overlay.* as rootless mounts do
   noacl                   no POSIX ACLs
   repository=DIR          where lowers written @NAME are: indexed layers of a store
@@ -57,8 +65,19 @@ struct Arguments {
     /// Stay in the foreground and log every refusal
     #[arg(short = 'd', long = "debug")]
     debug: bool,
+    /// Mount nothing, but make all partial copies in the upperdir whole
+    #[arg(long)]
+    seal: bool,
     /// Where to mount
-    mountpoint: PathBuf,
+    #[arg(required_unless_present = "seal", conflicts_with = "seal")]
+    mountpoint: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Empty only where nothing is mounted.
+    fn mountpoint(&self) -> &Path {
+        self.mountpoint.as_deref().unwrap_or(Path::new(""))
+    }
 }
 
 fn main() -> ExitCode {
@@ -74,6 +93,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut options = MountOptions::parse(&arguments.options)?;
     for unknown in &options.unknown {
         eprintln!("shale-ufs: warning: option `{unknown}` is not known and has no effect");
+    }
+    if arguments.seal {
+        return seal(&options);
     }
     let side = if arguments.foreground || arguments.debug {
         Side::Server(Ready::nobody_waits())
@@ -94,7 +116,7 @@ fn start(options: &mut MountOptions, arguments: &Arguments, ready: Ready) -> any
     if !(wanted && mount_is_ours()) {
         return serve(options, arguments, ready);
     }
-    let mountpoint = match prepare(options, &arguments.mountpoint) {
+    let mountpoint = match prepare(options, arguments.mountpoint()) {
         Ok(Some(mountpoint)) => mountpoint,
         Ok(None) => return serve(options, arguments, ready),
         Err(error) if ready.fail(&error.to_string()) => std::process::exit(1),
@@ -111,6 +133,19 @@ fn start(options: &mut MountOptions, arguments: &Arguments, ready: Ready) -> any
     std::process::exit(status)
 }
 
+/// Seals an upper that is not mounted.
+fn seal(options: &MountOptions) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        options.layout.upper.is_some(),
+        "there is nothing to seal without upperdir and workdir"
+    );
+    let fs = Fs::open(&options.layout, options.ids.clone())?;
+    let report = fs.seal_all().context("look through the upperdir")?;
+    println!("{} sealed", report.sealed);
+    anyhow::ensure!(report.left == 0, "{} files stay partial", report.left);
+    Ok(())
+}
+
 fn exit_status(result: anyhow::Result<()>) -> i32 {
     match result {
         Ok(()) => 0,
@@ -122,7 +157,7 @@ fn exit_status(result: anyhow::Result<()>) -> i32 {
 }
 
 fn serve(options: &MountOptions, arguments: &Arguments, ready: Ready) -> anyhow::Result<()> {
-    let session = match Session::mount(options, &arguments.mountpoint) {
+    let session = match Session::mount(options, arguments.mountpoint()) {
         Ok(session) => session,
         Err(error) if ready.fail(&error.to_string()) => std::process::exit(1),
         Err(error) => return Err(error.into()),

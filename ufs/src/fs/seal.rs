@@ -18,7 +18,6 @@ use crate::attr::{Attr, FileType};
 use crate::error::{Error, Result};
 use crate::sys::{self, XattrOf};
 use crate::union::inode::Inode;
-use crate::upper::UpperOptions;
 use crate::upper::partial::mark;
 use crate::upper::partial::seal::Sealed;
 use crate::upper::partial::waiting::Task;
@@ -41,11 +40,15 @@ impl Fs {
         Ok(read)
     }
 
-    /// A partial copy is about to lose its last name.
+    /// A partial copy is about to lose its last name: its space is to be free as soon as nobody has it open.
     pub(super) fn let_go_of_partial(&self, inode: &Inode) {
-        let number = inode.state.read().upper;
+        let number = {
+            let state = inode.state.read();
+            state.upper.filter(|_| state.partial)
+        };
         if let (Some(upper), Some(number)) = (&self.union.upper, number) {
             upper.partials.let_go(number);
+            upper.partials.expect_no_more(inode);
         }
     }
 
@@ -78,13 +81,13 @@ impl Fs {
     /// Seals what rests until that is ended. For a thread of its own.
     fn seal_at_rest(&self) {
         let Some(upper) = &self.union.upper else { return };
-        let Some(after) = upper.options.seal_after else {
-            return;
-        };
+        let after = upper.options.seal_after;
         sys::idle::be_idle();
-        upper.partials.look_after(after);
+        if let Some(after) = after {
+            upper.partials.look_after(after);
+        }
         loop {
-            match upper.partials.next_task() {
+            match upper.partials.next_task(after.is_some()) {
                 Task::End => return,
                 Task::Look => {
                     let go_on = || !upper.partials.is_ended();
@@ -95,8 +98,9 @@ impl Fs {
                 }
                 Task::Seal(inode) => {
                     let rests = || {
-                        upper.partials.wants_now()
-                            || self.union.rests_for(&inode).is_none_or(|time| time >= after)
+                        let rests_for = self.union.rests_for(&inode);
+                        let has_rested = |after| rests_for.is_none_or(|time| time >= after);
+                        upper.partials.wants_now() || after.is_some_and(has_rested)
                     };
                     if rests() {
                         let go_on = || !upper.partials.is_ended() && rests();
@@ -111,8 +115,8 @@ impl Fs {
     /// Has all partial copies sealed in the background, whether they rest or not.
     pub(super) fn ask_to_seal(&self) -> Result<()> {
         let upper = self.union.writable()?;
-        if upper.options.seal_after.is_none() {
-            return Err(Error::Unsupported("nothing is sealed in the background here"));
+        if upper.options.partial_min_bytes.is_none() {
+            return Err(Error::Unsupported("a mount without partial copies seals none"));
         }
         upper.partials.seal_now();
         Ok(())
@@ -180,10 +184,8 @@ pub(crate) struct Background {
 impl Background {
     /// Starts the thread, where there is anything for it to do.
     pub(crate) fn start(fs: &Arc<Fs>) -> std::io::Result<Self> {
-        let options = fs.union.upper.as_ref().map(|upper| upper.options);
-        let wanted =
-            |options: UpperOptions| options.partial_min_bytes.is_some() && options.seal_after.is_some();
-        if !options.is_some_and(wanted) {
+        let upper = fs.union.upper.as_ref();
+        if upper.is_none_or(|upper| upper.options.partial_min_bytes.is_none()) {
             return Ok(Self::default());
         }
         let fs = Arc::clone(fs);

@@ -422,6 +422,31 @@ mod tests {
     }
 
     #[test]
+    fn partial_copies_are_asked_for() {
+        let upper = "lowerdir=/a,upperdir=/u,workdir=/w";
+        let options = |more: &str| parse(&format!("{upper}{more}")).map(|options| options.layout.options);
+        let plain = options("").unwrap();
+        assert_eq!(
+            (plain.partial_min_bytes, plain.seal_after),
+            (None, Some(Duration::from_secs(5)))
+        );
+        let min = Some(UpperOptions::PARTIAL_MIN_BYTES);
+        assert_eq!(options(",partial").unwrap().partial_min_bytes, min);
+        assert_eq!(options(",partial,nopartial").unwrap().partial_min_bytes, None);
+        assert_eq!(options(",partial,partial=off").unwrap().partial_min_bytes, None);
+        assert_eq!(
+            options(",partial_min=4096").unwrap().partial_min_bytes,
+            Some(4096)
+        );
+        assert_eq!(options(",seal=off").unwrap().seal_after, None);
+        assert_eq!(
+            options(",seal=0.5").unwrap().seal_after,
+            Some(Duration::from_millis(500))
+        );
+        assert!(options(",seal=soon").is_err());
+    }
+
+    #[test]
     fn neighbours_options_are_taken() {
         let text = "lowerdir=/a,volatile,noacl,squash_to_uid=5,squash_to_gid=6,xino=off,static_nlink,dev,suid,fsync=0,x-odd";
         let options = parse(text).unwrap();

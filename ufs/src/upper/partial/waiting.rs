@@ -1,7 +1,7 @@
 //! The partial copies that are to be sealed, and when.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Partials;
@@ -13,13 +13,10 @@ use crate::union::inode::Inode;
 /// Between two looks at a file that does not rest yet.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Between two walks through the upper, after files that the kernel has forgotten.
-const LOOK_PAUSE: Duration = Duration::from_secs(60);
-
 /// Copies that are to be sealed, by the number of their file.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    files: HashMap<u64, (Weak<Inode>, Instant)>,
+    files: HashMap<u64, (Arc<Inode>, Instant)>,
     /// Everything is to be sealed, whether it rests or not.
     now: bool,
     /// The whole upper is to be looked through, from then on.
@@ -43,13 +40,14 @@ pub(crate) enum Task {
 impl Partials {
     /// Notes that a copy is to be sealed one day.
     pub(crate) fn expect(&self, inode: &Arc<Inode>) {
-        let entry = (Arc::downgrade(inode), Instant::now());
+        let entry = (Arc::clone(inode), Instant::now());
         if self.waiting.lock().files.insert(inode.ino, entry).is_none() {
             self.wake.notify_all();
         }
     }
 
-    pub(super) fn expect_no_more(&self, inode: &Inode) {
+    /// A copy is whole, or deleted.
+    pub(crate) fn expect_no_more(&self, inode: &Inode) {
         self.waiting.lock().files.remove(&inode.ino);
     }
 
@@ -87,8 +85,8 @@ impl Partials {
         self.waiting.lock().ended
     }
 
-    /// Waits for something to do.
-    pub(crate) fn next_task(&self) -> Task {
+    /// Waits for something to do: unasked, or only what [`Partials::seal_now`] asks for.
+    pub(crate) fn next_task(&self, unasked: bool) -> Task {
         let mut waiting = self.waiting.lock();
         waiting.looks = false;
         loop {
@@ -101,16 +99,12 @@ impl Partials {
                 waiting.looks = true;
                 return Task::Look;
             }
-            if let Some(inode) = waiting.next_file(now) {
+            let is_time = unasked || waiting.now;
+            if is_time && let Some(inode) = waiting.next_file(now) {
                 return Task::Seal(inode);
             }
-            let next = waiting
-                .files
-                .values()
-                .map(|(_, at)| *at)
-                .chain(waiting.look)
-                .min();
-            match next {
+            let files = waiting.files.values().map(|(_, at)| *at).filter(|_| is_time);
+            match files.chain(waiting.look).min() {
                 Some(at) => {
                     self.wake.wait_until(&mut waiting, at);
                 }
@@ -137,19 +131,9 @@ impl Partials {
 impl Waiting {
     /// A file whose turn it is.
     fn next_file(&mut self, now: Instant) -> Option<Arc<Inode>> {
-        let due = self.files.iter().filter(|(_, (_, at))| *at <= now);
-        let due: Vec<u64> = due.map(|(number, _)| *number).collect();
-        for number in due {
-            let (inode, at) = self.files.get_mut(&number)?;
-            if let Some(inode) = inode.upgrade() {
-                *at = now + PAUSE;
-                return Some(inode);
-            }
-            // The kernel has forgotten it; it may be found by its name.
-            self.files.remove(&number);
-            self.look.get_or_insert(now + LOOK_PAUSE);
-        }
-        None
+        let (inode, at) = self.files.values_mut().find(|(_, at)| *at <= now)?;
+        *at = now + PAUSE;
+        Some(Arc::clone(inode))
     }
 }
 
