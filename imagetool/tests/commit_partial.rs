@@ -25,7 +25,9 @@ const SIZE_BYTES: usize = 1 << 20;
 const BOTH: u32 = 2;
 
 fn below() -> Vec<u8> {
-    (0..SIZE_BYTES).map(|at| (at * 7 ^ at >> 10) as u8 | 1).collect()
+    (0..SIZE_BYTES)
+        .map(|at| ((at * 7) ^ (at >> 10)) as u8 | 1)
+        .collect()
 }
 
 struct Bed {

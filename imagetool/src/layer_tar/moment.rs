@@ -122,7 +122,7 @@ impl Moment {
     #[must_use]
     pub fn of_partial(self, pieces: &[Range<u64>]) -> Self {
         // Such pieces must mean the same to every reader; what was seen at different moments means nothing.
-        let is_odd = |at: u64| at % 512 != 0 && at < self.size_bytes;
+        let is_odd = |at: u64| !at.is_multiple_of(512) && at < self.size_bytes;
         let odd = pieces
             .iter()
             .any(|piece| is_odd(piece.start) || is_odd(piece.end));

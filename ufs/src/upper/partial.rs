@@ -76,7 +76,8 @@ pub(crate) struct Partial {
     marked: AtomicBool,
     /// The full name of the mark.
     mark: OsString,
-    changed: Mutex<Instant>,
+    /// When it was last written to, since it was opened here.
+    changed: Mutex<Option<Instant>>,
 }
 
 /// A copy just found, about to be opened.
@@ -117,7 +118,7 @@ impl Partial {
             limit: AtomicU64::new(mark.limit),
             marked: AtomicBool::new(true),
             mark: found.mark_name,
-            changed: Mutex::new(Instant::now()),
+            changed: Mutex::default(),
         })
     }
 
@@ -130,12 +131,12 @@ impl Partial {
     }
 
     fn note_change(&self) {
-        *self.changed.lock() = Instant::now();
+        *self.changed.lock() = Some(Instant::now());
     }
 
-    /// How long ago it was written to.
-    pub(crate) fn rests_for(&self) -> Duration {
-        self.changed.lock().elapsed()
+    /// How long ago it was written to; `None` when it was not since it was opened here.
+    pub(crate) fn rests_for(&self) -> Option<Duration> {
+        self.changed.lock().map(|at| at.elapsed())
     }
 
     /// Runs `act` while nothing is filled in, so that no time of that is seen or lost.

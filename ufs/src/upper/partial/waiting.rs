@@ -1,6 +1,7 @@
 //! The partial copies that are to be sealed, and when.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub(crate) struct Waiting {
     /// That is under way.
     looks: bool,
     ended: bool,
+    /// How long a copy is left alone at first.
+    pause: Duration,
 }
 
 /// What is to be done next.
@@ -38,10 +41,16 @@ pub(crate) enum Task {
 }
 
 impl Partials {
-    /// Notes that a copy is to be sealed one day.
+    /// Notes that a copy is to be sealed when it rests: not at once, since whoever opens it now is about to write.
     pub(crate) fn expect(&self, inode: &Arc<Inode>) {
-        let entry = (Arc::clone(inode), Instant::now());
-        if self.waiting.lock().files.insert(inode.ino, entry).is_none() {
+        let mut waiting = self.waiting.lock();
+        let pause = if waiting.now {
+            Duration::ZERO
+        } else {
+            waiting.pause
+        };
+        if let Entry::Vacant(entry) = waiting.files.entry(inode.ino) {
+            entry.insert((Arc::clone(inode), Instant::now() + pause));
             self.wake.notify_all();
         }
     }
@@ -51,17 +60,21 @@ impl Partials {
         self.waiting.lock().files.remove(&inode.ino);
     }
 
-    /// Has the upper looked through after a while.
+    /// Has the upper looked through after a while, and copies that are opened left alone for as long.
     pub(crate) fn look_after(&self, pause: Duration) {
-        self.waiting.lock().look = Some(Instant::now() + pause);
+        let mut waiting = self.waiting.lock();
+        waiting.pause = pause;
+        waiting.look = Some(Instant::now() + pause);
         self.wake.notify_all();
     }
 
     /// Has everything sealed.
     pub(crate) fn seal_now(&self) {
         let mut waiting = self.waiting.lock();
+        let now = Instant::now();
         waiting.now = true;
-        waiting.look = Some(Instant::now());
+        waiting.look = Some(now);
+        waiting.files.values_mut().for_each(|(_, at)| *at = now);
         drop(waiting);
         self.wake.notify_all();
     }
@@ -140,6 +153,6 @@ impl Waiting {
 impl Union {
     /// How long ago a copy was written to; `None` when it was not as far as anybody knows.
     pub(crate) fn rests_for(&self, inode: &Inode) -> Option<Duration> {
-        Some(self.known_partial(inode)?.rests_for())
+        self.known_partial(inode)?.rests_for()
     }
 }
