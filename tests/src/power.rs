@@ -22,6 +22,7 @@ use crate::posix;
 use crate::snapshot::{Content, Kind, Snapshot};
 use crate::steps::{age, check_work, without_links};
 use below::Mounted;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -46,6 +47,8 @@ struct Recording {
     before: Image,
     log: Vec<Record>,
     trees: Vec<Snapshot>,
+    /// With each tree, the files that are written somewhere.
+    contents: Vec<BTreeMap<&'static str, Vec<u8>>>,
     layers: Vec<Snapshot>,
     spans: Vec<Span>,
     began_secs: i64,
@@ -85,7 +88,11 @@ impl Case<'_> {
         MountSpec {
             lowers: vec![on("l0"), on("l1")],
             upper: Some((on("upper"), on("work"))),
-            extra_options: vec![],
+            // Copies are sealed when an act says so.
+            extra_options: match self.backend {
+                Backend::ShalePartial => vec!["seal=off".to_owned()],
+                _ => vec![],
+            },
             open_files_limit: None,
         }
     }
@@ -120,6 +127,12 @@ impl Case<'_> {
         rustix::fs::syncfs(File::open(&disk.0).expect("open the disk")).expect("sync the disk");
         let before = self.disks.record(number);
         let mut trees = vec![tree(guard.path(), began_secs)];
+        let contents_now = || {
+            let written = self.acts.iter().filter_map(|act| act.writes);
+            let read = |path| Some((path, std::fs::read(guard.path().join(path)).ok()?));
+            written.filter_map(read).collect()
+        };
+        let mut contents = vec![contents_now()];
         let mut spans = Vec::new();
         for (index, act) in self.acts.iter().enumerate() {
             let began = self.disks.recorded(number);
@@ -130,6 +143,7 @@ impl Case<'_> {
             let ended = self.disks.recorded(number);
             spans.push(Span { began, ended });
             trees.push(tree(guard.path(), began_secs));
+            contents.push(contents_now());
         }
         let log = self.disks.take_log(number);
         guard.unmount().expect("unmount the union");
@@ -138,6 +152,7 @@ impl Case<'_> {
             before,
             log,
             trees,
+            contents,
             layers,
             spans,
             began_secs,
@@ -216,7 +231,12 @@ impl Case<'_> {
         let spec = self.spec();
         let left = posix::names(&spec.upper.as_ref().expect("an upper").1.join("work")).unwrap_or_default();
         let are_parted = left.iter().any(|name| name.starts_with(b"links")) && kernel_first;
-        let mut readers = [self.backend, Backend::KernelNoIndex];
+        let other = match self.backend {
+            // The kernel does not see what is in a partial copy.
+            Backend::ShalePartial => Backend::ShalePlain,
+            _ => Backend::KernelNoIndex,
+        };
+        let mut readers = [self.backend, other];
         if kernel_first {
             readers.reverse();
         }
@@ -231,6 +251,9 @@ impl Case<'_> {
                 check_work(&spec.upper.as_ref().expect("an upper").1, &context);
             }
             let seen = tree(guard.path(), recording.began_secs);
+            if self.backend == Backend::ShalePartial {
+                allowed.check_bytes(recording, guard.path(), &context);
+            }
             allowed.check(recording, &seen, are_parted, &context);
             let new = guard.path().join("after the power loss");
             std::fs::write(&new, "new")
@@ -301,6 +324,27 @@ impl Allowed {
             last,
             open,
             filled,
+        }
+    }
+
+    /// Of a partial copy that was written and not synced, each byte is one that was there before or was written.
+    fn check_bytes(&self, recording: &Recording, root: &Path, context: &str) {
+        for path in &self.open {
+            let Ok(found) = std::fs::read(root.join(path)) else {
+                continue;
+            };
+            let versions: Vec<&Vec<u8>> = recording.contents[..=self.last]
+                .iter()
+                .filter_map(|contents| contents.get(path))
+                .collect();
+            // What lies past the end of a version is zeros when the file grows.
+            let is_known = |(at, byte): (usize, &u8)| {
+                versions
+                    .iter()
+                    .any(|version| version.get(at).copied().unwrap_or(0) == *byte)
+            };
+            let wrong = found.iter().enumerate().position(|byte| !is_known(byte));
+            assert_eq!(wrong, None, "{context}: a byte of {path} that never was");
         }
     }
 

@@ -251,6 +251,42 @@ fn what_was_cut_off_stays_away() {
     });
 }
 
+/// Where the file system keeps data that it has not put anywhere yet.
+fn has_delayed_blocks(copy: &Path) -> bool {
+    let output = Command::new("filefrag")
+        .arg("-v")
+        .arg(copy)
+        .output()
+        .expect("run filefrag");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).contains("delalloc")
+}
+
+/// A sync that the server forgets is seen by nobody until the power goes.
+#[test]
+fn what_is_synced_is_on_the_disk() {
+    for_each(|backend| {
+        let fixture = fixture(backend, &["partial", "seal=off"]);
+        let copy = fixture.upper().join("d/f");
+        let file = open(&fixture.at("d/f"));
+        for data_only in [false, true] {
+            file.write_all_at(b"x", if data_only { 1_000_000 } else { 2_000_000 })
+                .unwrap();
+            assert!(
+                has_delayed_blocks(&copy),
+                "on the disk before it is synced: nothing to see"
+            );
+            if data_only {
+                file.sync_data()
+            } else {
+                file.sync_all()
+            }
+            .unwrap();
+            assert!(!has_delayed_blocks(&copy), "synced, data only: {data_only}");
+        }
+    });
+}
+
 #[test]
 fn emptied_files_are_whole() {
     for_each(|backend| {

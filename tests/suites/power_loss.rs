@@ -158,6 +158,56 @@ const CARELESS: &[Act] = &[
     Act::change(|root| mv(root, "tree", "empty", RenameFlags::empty())),
 ];
 
+/// Has everything sealed, and waits for it.
+fn seal(root: &Path) -> io::Result<()> {
+    posix::set_xattr(root, "user.shale.seal", b"1", rustix::fs::XattrFlags::empty())?;
+    while posix::get_xattr(root, "user.shale.seal")? != br#"{"waiting":0,"looking":false}"# {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Files of which a part is copied up: written, cut, grown, moved, filled in.
+const PARTS: &[Act] = &[
+    Act::write("d/file", |root| {
+        posix::write_at(&root.join("d/file"), 20_000, b"written")
+    }),
+    Act::sync("d/file", |root| fsync(&root.join("d/file"))),
+    Act::write("d/file", |root| {
+        posix::write_at(&root.join("d/file"), 4_000, &content(9_000, 78))
+    }),
+    Act::write("d/cut", |root| posix::truncate(&root.join("d/cut"), 30_001)),
+    Act::write("d/cut", |root| posix::truncate(&root.join("d/cut"), 45_000)),
+    Act::sync("d/cut", |root| open_to_write(&root.join("d/cut"))?.sync_data()),
+    Act::change(|root| posix::chmod(&root.join("d/moved"), 0o600)),
+    Act::write("d/moved", |root| {
+        posix::write_at(&root.join("d/moved"), 49_000, &content(9_000, 79))
+    }),
+    Act::sync("d/moved", |root| {
+        open_to_write(&root.join("d/moved"))?.sync_data()
+    }),
+    Act::change(|root| mv(root, "d/moved", "tree/moved", RenameFlags::NOREPLACE)),
+    Act::write("d/replaced", |root| {
+        posix::write_at(&root.join("d/replaced"), 10_000, b"x")
+    }),
+    // What was not synced before is, with all that was below.
+    Act::lazy(seal),
+    Act::write("d/file", |root| {
+        posix::write_at(&root.join("d/file"), 40_000, b"sealed")
+    }),
+    Act::sync("d/file", |root| fsync(&root.join("d/file"))),
+];
+
+#[test]
+fn parts_ext4_shale_partial() {
+    run(Backend::ShalePartial, Below::Ext4, PARTS);
+}
+
+#[test]
+fn parts_xfs_shale_partial() {
+    run(Backend::ShalePartial, Below::Xfs, PARTS);
+}
+
 macro_rules! on_every_disk {
     ($($name:ident: $acts:expr;)*) => {$(
         mod $name {

@@ -140,6 +140,7 @@ fn locks_and_maps_go_on() {
     for backend in [
         Backend::ShalePassthrough,
         Backend::ShalePlain,
+        Backend::ShalePartial,
         Backend::ShaleImage,
     ] {
         if !backend.is_available_or_skip() {

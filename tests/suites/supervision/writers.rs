@@ -113,6 +113,11 @@ fn writers_without_passthrough_go_on() {
 }
 
 #[test]
+fn writers_with_partial_copies_go_on() {
+    writers_go_on(Backend::ShalePartial);
+}
+
+#[test]
 fn writers_over_an_image_go_on() {
     writers_go_on(Backend::ShaleImage);
 }
