@@ -110,7 +110,7 @@ impl Bed {
 fn change(fs: &Fs) -> Vec<(String, Vec<u8>)> {
     let node = |name: &str| fs.lookup(ROOT, OsStr::new(name)).unwrap().node;
     let flags = rustix::fs::OFlags::from_bits_retain(BOTH);
-    let handle = fs.open_file(node("changed"), flags).unwrap().handle;
+    let handle = fs.open_file(node("changed"), flags, true).unwrap().handle;
     fs.write(handle, b"first", 5).unwrap();
     fs.write(handle, &[b'm'; 9000], 500_000).unwrap();
     fs.write(handle, b"past the end", SIZE_BYTES as u64 + 70_000)
@@ -128,7 +128,7 @@ fn change(fs: &Fs) -> Vec<(String, Vec<u8>)> {
 }
 
 fn read(fs: &Fs, node: u64) -> Vec<u8> {
-    let handle = fs.open_file(node, rustix::fs::OFlags::RDONLY).unwrap().handle;
+    let handle = fs.open_file(node, rustix::fs::OFlags::RDONLY, true).unwrap().handle;
     let mut bytes = vec![0; 3 * SIZE_BYTES];
     let read = fs.read(handle, &mut bytes, 0).unwrap();
     bytes.truncate(read);
