@@ -128,7 +128,10 @@ fn change(fs: &Fs) -> Vec<(String, Vec<u8>)> {
 }
 
 fn read(fs: &Fs, node: u64) -> Vec<u8> {
-    let handle = fs.open_file(node, rustix::fs::OFlags::RDONLY, true).unwrap().handle;
+    let handle = fs
+        .open_file(node, rustix::fs::OFlags::RDONLY, true)
+        .unwrap()
+        .handle;
     let mut bytes = vec![0; 3 * SIZE_BYTES];
     let read = fs.read(handle, &mut bytes, 0).unwrap();
     bytes.truncate(read);

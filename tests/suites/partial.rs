@@ -720,3 +720,52 @@ fn a_deleted_partial_copy_goes_on_after_a_restart() {
         );
     });
 }
+
+/// The kernel keeps lookups and changes of one directory apart, but not the server's own search for copies.
+#[test]
+fn a_search_for_copies_disturbs_nobody() {
+    const TRIALS: usize = 200;
+    const RENAMES: usize = 60;
+    for_each(|backend| {
+        let scratch = Scratch::new();
+        let spec = spec(&scratch, &["partial_min=4096", "seal=off"]);
+        let content = below(20_000);
+        for trial in 0..TRIALS {
+            put(&spec.lowers[1], &format!("d{trial}/a"), &content);
+        }
+        let mut fixture = Fixture::over(scratch, backend, spec);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    posix::set_xattr(fixture.root(), "user.shale.seal", b"1", XattrFlags::empty())
+                        .expect("ask to seal");
+                }
+            });
+            let work = scope.spawn(|| {
+                for trial in 0..TRIALS {
+                    let dir = fixture.at(&format!("d{trial}"));
+                    let names = [dir.join("a"), dir.join("b")];
+                    let file = open(&names[0]);
+                    file.write_all_at(b"x", 1).expect("write to copy");
+                    // Who reads the copy in the upper keeps it from being sealed.
+                    let copy =
+                        File::open(fixture.upper().join(format!("d{trial}/a"))).expect("open in upper");
+                    copy.lock_shared().expect("lock copy");
+                    for round in 0..RENAMES {
+                        std::fs::rename(&names[round % 2], &names[1 - round % 2]).expect("rename copy");
+                    }
+                    std::fs::remove_file(&names[0]).expect("delete copy");
+                    let meta = file.metadata().expect("attributes of a deleted file");
+                    assert_eq!((meta.nlink(), meta.len()), (0, 20_000), "trial {trial}");
+                    std::fs::remove_dir(&dir).expect("remove directory");
+                }
+            });
+            let worked = work.join();
+            stop.store(true, Ordering::Relaxed);
+            worked.expect("changes beside the search");
+        });
+        fixture.remount();
+        assert_eq!(posix::names(fixture.root()).expect("list"), Vec::<Vec<u8>>::new());
+    });
+}

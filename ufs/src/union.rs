@@ -32,7 +32,7 @@ use crate::sys::{self, XattrOf};
 use crate::upper::{self, Upper, UpperOptions};
 use earlier::Earlier;
 use inode::{Inode, Link, Node, State};
-use nodes::{Hold, Nodes};
+use nodes::{Doubt, Hold, Nodes};
 use number::{HandedOut, Numbers};
 
 /// A place in one of the lower layers.
@@ -285,27 +285,9 @@ impl Union {
         }
         let mut doubt = None;
         loop {
-            let copied_up = found.upper.filter(|upper| found.ino != *upper);
             let ino = found.ino;
-            let state = State {
-                upper: found.upper,
-                metadata_only: found.metadata_only,
-                partial: found.partial,
-                lowers: found.lowers.into(),
-                ..State::default()
-            };
-            match self
-                .nodes
-                .hold(Inode::new(found.ino, found.attr.file_type(), state), doubt)
-            {
-                Hold::Node(node) => {
-                    self.nodes.add_link(&node.inode, parent, name);
-                    self.note_places(&node.inode);
-                    if let Some(upper) = copied_up {
-                        self.nodes.note_copied_up(upper, &node.inode);
-                    }
-                    return Ok(node);
-                }
+            match self.hold_found(parent, name, found, doubt) {
+                Hold::Node(node) => return Ok(node),
                 Hold::Light => {
                     self.nodes.keep(&self.node(ino)?.inode);
                     found = self.resolve(parent, name)?.ok_or(Error::NotFound)?;
@@ -317,6 +299,54 @@ impl Union {
                 }
             }
         }
+    }
+
+    /// Finds a name and holds its node once, for a thread of ours. The kernel lets nobody change a directory while it
+    /// looks a name up there, but knows nothing of us: without the directory's lock the name might be another file's
+    /// before the node is held.
+    ///
+    /// # Errors
+    /// When there is no such name, or it cannot be looked up.
+    pub(crate) fn adopt_unasked(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<Arc<Node>> {
+        let mut doubt = None;
+        loop {
+            let (ino, held) = {
+                let _shared = parent.entries.read();
+                let found = self.resolve(parent, name)?.ok_or(Error::NotFound)?;
+                (found.ino, self.hold_found(parent, name, found, doubt.take()))
+            };
+            match held {
+                Hold::Node(node) => return Ok(node),
+                Hold::Light => self.nodes.keep(&self.node(ino)?.inode),
+                Hold::Doubt(known, places) => {
+                    drop(known.copying.lock());
+                    doubt = Some(places);
+                }
+            }
+        }
+    }
+
+    /// Holds the node of what was found, and notes what is known of it by that.
+    fn hold_found(&self, parent: &Arc<Inode>, name: &OsStr, found: Resolved, doubt: Option<Doubt>) -> Hold {
+        let copied_up = found.upper.filter(|upper| found.ino != *upper);
+        let state = State {
+            upper: found.upper,
+            metadata_only: found.metadata_only,
+            partial: found.partial,
+            lowers: found.lowers.into(),
+            ..State::default()
+        };
+        let held = self
+            .nodes
+            .hold(Inode::new(found.ino, found.attr.file_type(), state), doubt);
+        if let Hold::Node(node) = &held {
+            self.nodes.add_link(&node.inode, parent, name);
+            self.note_places(&node.inode);
+            if let Some(upper) = copied_up {
+                self.nodes.note_copied_up(upper, &node.inode);
+            }
+        }
+        held
     }
 
     /// Attributes as stored: in the upper, else in the topmost layer.

@@ -138,8 +138,13 @@ impl Fs {
     pub(super) fn held(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<HeldNode<'_>> {
         let found = self.find(parent, name)?;
         let node = self.union.adopt(parent, name, found)?;
+        Ok(self.keep_held(node))
+    }
+
+    /// Keeps a node that was just held until the guard goes.
+    pub(super) fn keep_held(&self, node: Arc<Node>) -> HeldNode<'_> {
         self.union.nodes.keep(&node.inode);
-        Ok(HeldNode { fs: self, node })
+        HeldNode { fs: self, node }
     }
 
     /// Clears the whiteouts that an empty merged directory still has in the upper, by exchanging it for an empty

@@ -160,9 +160,10 @@ impl Fs {
                 if !is_copy && !is_dir {
                     continue;
                 }
-                let Ok(held) = self.held(&dir, &entry.name) else {
+                let Ok(node) = self.union.adopt_unasked(&dir, &entry.name) else {
                     continue;
                 };
+                let held = self.keep_held(node);
                 let inode = &held.node().inode;
                 if inode.is_dir() {
                     pending.push(Arc::clone(inode));
