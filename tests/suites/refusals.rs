@@ -124,8 +124,13 @@ for_each_union! {
             put(lower, "big", vec![b'b'; 40 << 20]);
             put(lower, "small", "small");
         });
-        assert_errno(append(&fixture.at("big"), b"x"), libc::EDQUOT, "the copy is more than the quota");
-        assert_eq!(fixture.at("big").metadata().unwrap().len(), 40 << 20, "the file is still the old one");
+        if backend == Backend::ShalePartial {
+            append(&fixture.at("big"), b"x").expect("one block is less than the quota");
+            posix::truncate(&fixture.at("big"), 40 << 20).unwrap();
+        } else {
+            assert_errno(append(&fixture.at("big"), b"x"), libc::EDQUOT, "the copy is more than the quota");
+            assert_eq!(fixture.at("big").metadata().unwrap().len(), 40 << 20, "the file is still the old one");
+        }
         let mut file = File::create(fixture.at("new")).unwrap();
         let error = loop {
             if let Err(error) = file.write_all(&[1; 1 << 20]).and_then(|()| file.sync_data()) {

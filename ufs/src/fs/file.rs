@@ -322,8 +322,8 @@ impl Fs {
     fn open_partial(&self, inode: &Arc<Inode>, write: bool) -> Result<Option<Data>> {
         match self.union.partial_of(inode) {
             Ok(partial) => Ok(partial.map(Data::Partial)),
-            // Not writable for this server, but perhaps readable (rootless).
-            Err(error) if !write && error.errno() == Errno::ACCESS => {
+            // Not writable for this server, but perhaps readable: rootless, read-only by now, or made immutable.
+            Err(error) if !write && matches!(error.errno(), Errno::ACCESS | Errno::ROFS | Errno::PERM) => {
                 let merged = self.union.read_partial(inode)?;
                 Ok(Some(Content::Merged(merged).into()))
             }

@@ -138,6 +138,11 @@ impl Partials {
             Err(error) => tracing::warn!(ino = inode.ino, %error, "a partial copy cannot be sealed"),
         }
         self.expect_no_more(inode);
+        // Also what stays partial: it rests, and a file that is open for writing keeps its file system from becoming
+        // read-only.
+        if let Some(number) = inode.state.read().upper {
+            self.let_go(number);
+        }
     }
 }
 
