@@ -145,6 +145,22 @@ for_each_union! {
         assert_eq!(names(&fixture.at("f")), ["user.born", "user.new"]);
     }
 
+    fn symbolic_links_have_them_too(backend) {
+        let mut fixture = Fixture::new(backend, |lower| {
+            std::os::unix::fs::symlink("nowhere", lower.join("link")).unwrap();
+            set_xattr(&lower.join("link"), "trusted.below", b"1", ANY).unwrap();
+        });
+        let link = fixture.at("link");
+        assert_errno(remove_xattr(&link, "trusted.none"), libc::ENODATA, "one that is not set");
+        set_xattr(&link, "trusted.new", b"2", ANY).unwrap();
+        assert_eq!(get_xattr(&link, "trusted.below").unwrap(), b"1", "the copy has it");
+        remove_xattr(&link, "trusted.below").unwrap();
+        fixture.remount();
+        assert_errno(get_xattr(&link, "trusted.below"), libc::ENODATA, "it was removed");
+        assert_eq!(get_xattr(&link, "trusted.new").unwrap(), b"2");
+        assert_eq!(std::fs::read_link(&link).unwrap(), Path::new("nowhere"));
+    }
+
     fn buffers_that_are_too_small(backend) {
         let fixture = Fixture::new(backend, |lower| {
             put(lower, "f", "x");

@@ -147,7 +147,12 @@ fn small_files_are_copied_whole() {
     if !backend.is_available_or_skip() {
         return;
     }
-    let fixture = fixture_in(Scratch::new(), backend, &["partial", "seal=off"], 200 << 10);
+    let fixture = fixture_in(
+        Scratch::new(),
+        backend,
+        &["partial_min=262144", "seal=off"],
+        200 << 10,
+    );
     posix::write_at(&fixture.at("d/f"), 0, b"x").unwrap();
     assert!(!is_marked(&fixture.upper().join("d/f")));
 }

@@ -298,8 +298,12 @@ impl Upper {
 
     /// Notes that a directory holds metadata-only copies: the kernel's overlayfs shows those under the number of the
     /// file below, and looks it up for listings only in directories with this mark.
-    pub(crate) fn note_impure(&self, dir: impl AsFd) -> Result<()> {
-        self.set_mark(dir, "impure", b"y")
+    pub(crate) fn note_impure(&self, inode: &Inode, dir: impl AsFd) -> Result<()> {
+        if !inode.impure.load(Ordering::Relaxed) {
+            self.set_mark(dir, "impure", b"y")?;
+            inode.impure.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Notes that a directory with nothing below may hold a whiteout for a moment. Without this mark the kernel's

@@ -39,7 +39,7 @@ Options for -o, separated by commas (write `\\,` and `\\:` for a comma or colon 
   passthrough=off         all reads and writes through the server
   skip_open=off           ask the server at every open, also where nothing can change
   metacopy=off            copy data up also when only metadata changes
-  partial                 copy only the blocks up that are written, of files of 256 KiB and more; the upperdir
+  partial                 copy only the blocks of files up that are written; the upperdir
                           is then to be read through a mount, or sealed first (partial_min=BYTES, nopartial)
   seal=SECONDS            make such copies whole that nobody has written to for so long (5; seal=off: never)
   userxattr               keep marks in user.overlay.* as rootless mounts do

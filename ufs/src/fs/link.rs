@@ -126,7 +126,7 @@ impl Fs {
             fs::linkat(CWD, &source, dir, name, AtFlags::SYMLINK_FOLLOW).doing("make hard link")
         };
         if node.inode.state.read().metadata_only {
-            upper.note_impure(&*dir)?;
+            upper.note_impure(&parent.inode, &*dir)?;
         }
         match self.free_place(&parent.inode, &dir, new_name)? {
             Place::Free => link(&dir, new_name)?,

@@ -299,7 +299,7 @@ fn note_arrival(upper: &Upper, moved: &Inode, to: &Spot<'_>) -> Result<()> {
     let shows_lower_number = state.metadata_only || moved.is_dir() && !state.lowers.is_empty();
     drop(state);
     if shows_lower_number {
-        upper.note_impure(&*to.dir)
+        upper.note_impure(to.parent, &*to.dir)
     } else {
         Ok(())
     }

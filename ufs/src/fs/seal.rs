@@ -20,7 +20,7 @@ use crate::sys::{self, XattrOf};
 use crate::union::inode::Inode;
 use crate::upper::partial::mark;
 use crate::upper::partial::seal::Sealed;
-use crate::upper::partial::waiting::Task;
+use crate::upper::partial::waiting::{TOGETHER_MAX, Task};
 
 /// What sealing did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,25 +57,36 @@ impl Fs {
     /// # Errors
     /// When the upper cannot be read. A copy that cannot be made whole is told of in the log and counted.
     pub fn seal_all(&self) -> Result<SealReport> {
-        let go_on = || true;
         let mut report = SealReport::default();
-        self.each_partial_copy(&go_on, &mut |inode| {
-            let outcome = self.union.seal(inode, &go_on);
-            match &outcome {
-                Ok(Sealed::Deleted) => return,
-                Ok(Sealed::Whole) => report.sealed += 1,
-                Ok(Sealed::NotYet | Sealed::NoSpace) | Err(_) => report.left += 1,
+        let mut found = Vec::new();
+        self.each_partial_copy(&|| true, &mut |inode| {
+            found.push(Arc::clone(inode));
+            if found.len() == TOGETHER_MAX {
+                self.seal_found(&mut found, &mut report)?;
             }
-            if !matches!(outcome, Ok(Sealed::Whole)) {
-                let links = inode.state.read().links.clone();
-                let name = links
-                    .first()
-                    .map(|link| link.name.as_os_str())
-                    .unwrap_or_default();
-                tracing::warn!(name = %name.display(), ?outcome, "a copy stays partial");
-            }
+            Ok(())
         })?;
+        self.seal_found(&mut found, &mut report)?;
         Ok(report)
+    }
+
+    fn seal_found(&self, found: &mut Vec<Arc<Inode>>, report: &mut SealReport) -> Result<()> {
+        self.union
+            .seal(found, &|_| true, &mut |inode, outcome| match outcome {
+                Ok(Sealed::Deleted) => {}
+                Ok(Sealed::Whole) => report.sealed += 1,
+                outcome => {
+                    report.left += 1;
+                    let links = inode.state.read().links.clone();
+                    let name = links
+                        .first()
+                        .map(|link| link.name.as_os_str())
+                        .unwrap_or_default();
+                    tracing::warn!(name = %name.display(), ?outcome, "a copy stays partial");
+                }
+            })?;
+        found.clear();
+        Ok(())
     }
 
     /// Seals what rests until that is ended. For a thread of its own.
@@ -91,21 +102,27 @@ impl Fs {
                 Task::End => return,
                 Task::Look => {
                     let go_on = || !upper.partials.is_ended();
-                    let looked = self.each_partial_copy(&go_on, &mut |inode| upper.partials.expect(inode));
+                    let looked = self.each_partial_copy(&go_on, &mut |inode| {
+                        upper.partials.expect(inode);
+                        Ok(())
+                    });
                     if let Err(error) = looked {
                         tracing::warn!(%error, "the upper cannot be looked through for partial copies");
                     }
                 }
-                Task::Seal(inode) => {
-                    let rests = || {
-                        let rests_for = self.union.rests_for(&inode);
+                Task::Seal(inodes) => {
+                    let rests = |inode: &Inode| {
+                        let rests_for = self.union.rests_for(inode);
                         let has_rested = |after| rests_for.is_none_or(|time| time >= after);
                         upper.partials.wants_now() || after.is_some_and(has_rested)
                     };
-                    if rests() {
-                        let go_on = || !upper.partials.is_ended() && rests();
-                        let sealed = self.union.seal(&inode, &go_on);
-                        upper.partials.note_outcome(&inode, &sealed);
+                    let go_on = |inode: &Inode| !upper.partials.is_ended() && rests(inode);
+                    let inodes: Vec<_> = inodes.into_iter().filter(|inode| rests(inode)).collect();
+                    let sealed = self.union.seal(&inodes, &go_on, &mut |inode, outcome| {
+                        upper.partials.note_outcome(inode, &outcome);
+                    });
+                    if let Err(error) = sealed {
+                        tracing::warn!(%error, "partial copies cannot be sealed");
                     }
                 }
             }
@@ -132,7 +149,11 @@ impl Fs {
     }
 
     /// Runs `act` on every partial copy of the upper.
-    fn each_partial_copy(&self, go_on: &dyn Fn() -> bool, act: &mut dyn FnMut(&Arc<Inode>)) -> Result<()> {
+    fn each_partial_copy(
+        &self,
+        go_on: &dyn Fn() -> bool,
+        act: &mut dyn FnMut(&Arc<Inode>) -> Result<()>,
+    ) -> Result<()> {
         let upper = self.union.writable()?;
         let mark = upper.space.name(mark::NAME);
         let mut pending = vec![Arc::clone(&self.union.root)];
@@ -168,7 +189,7 @@ impl Fs {
                 if inode.is_dir() {
                     pending.push(Arc::clone(inode));
                 } else if inode.state.read().partial {
-                    act(inode);
+                    act(inode)?;
                 }
             }
         }

@@ -8,7 +8,6 @@ use rustix::io::Errno;
 
 use super::Fs;
 use crate::acl;
-use crate::attr::FileType;
 use crate::error::{Doing, Error, Result};
 use crate::sys;
 use crate::union::inode::Inode;
@@ -126,7 +125,7 @@ impl Fs {
         let inode = &node.inode;
         let stored = self.union.space.to_stored(name)?;
         let upper = self.union.writable()?;
-        if inode.file_type == FileType::Symlink || self.union.stored_xattr(inode, &stored)?.is_none() {
+        if self.union.stored_xattr(inode, &stored)?.is_none() {
             return Err(missing(name));
         }
         self.union.copy_up(inode, Depth::Metadata)?;

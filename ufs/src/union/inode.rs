@@ -19,7 +19,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -70,6 +70,8 @@ pub(crate) struct Inode {
     pub(crate) content_version: AtomicU32,
     /// Whether a directory has a default ACL: 0 unknown, 1 no, 2 yes.
     pub(crate) default_acl: AtomicU32,
+    /// A directory that is known to be marked as one that holds metadata-only copies.
+    pub(crate) impure: AtomicBool,
     /// How many handles are open to run the file as a program.
     pub(crate) running: AtomicU32,
     /// Of a directory: who was told its attributes since its entries last changed (see `fs/told.rs`).
@@ -88,6 +90,7 @@ impl Inode {
             entries: RwLock::default(),
             content_version: AtomicU32::new(0),
             default_acl: AtomicU32::new(0),
+            impure: AtomicBool::new(false),
             running: AtomicU32::new(0),
             told: Told::default(),
             open_count: AtomicU32::new(0),

@@ -23,6 +23,7 @@ use rustix::fs::{self, AtFlags, FallocateFlags, Mode, OFlags, RenameFlags, SeekF
 use rustix::io::Errno;
 
 use super::partial::mark::{self, Mark};
+use super::partial::{Found, Partial, SHARED_MIN_BYTES};
 use super::{Upper, links};
 use crate::attr::{Attr, FileType};
 use crate::error::{Doing, Error, Result};
@@ -87,15 +88,15 @@ impl Union {
         };
         let made = self
             .prepare(upper, inode, &top, &attr, &name, below.as_ref(), depth)
-            .and_then(|number| {
+            .and_then(|made| {
                 match link {
                     Some(link) => self.put_in_place(upper, &name, link, &top, &attr, below.is_some())?,
                     None => keep_without_name(upper, &name, inode)?,
                 }
-                Ok(number)
+                Ok(made)
             });
-        let number = match made {
-            Ok(number) => number,
+        let made = match made {
+            Ok(made) => made,
             Err(error) => {
                 upper.discard(&name);
                 return Err(error);
@@ -103,14 +104,17 @@ impl Union {
         };
         {
             let mut state = inode.state.write();
-            state.upper = Some(number);
+            state.upper = Some(made.number);
             state.metadata_only = below.is_some();
-            state.partial = below.as_ref().is_some_and(|below| below.is_partial);
+            state.partial = made.partial.is_some();
             if !inode.is_dir() && below.is_none() {
                 state.lowers = Arc::from([]);
             }
         }
-        self.nodes.note_copied_up(number, inode);
+        self.nodes.note_copied_up(made.number, inode);
+        if let Some(partial) = made.partial {
+            upper.use_partial(inode, made.number, &Arc::new(partial));
+        }
         inode.content_version.fetch_add(1, Ordering::Release);
         Ok(())
     }
@@ -128,7 +132,7 @@ impl Union {
     ) -> Result<()> {
         let dir = upper.dir_of(&link.parent)?;
         if metadata_only {
-            upper.note_impure(&dir)?;
+            upper.note_impure(&link.parent, &dir)?;
         }
         let others = if attr.nlink > 1 && !attr.is_dir() {
             self.link_other_names(upper, staged, from, attr, link, metadata_only)?
@@ -154,8 +158,11 @@ impl Union {
         lowers: &[LowerRef],
         depth: Depth,
     ) -> Result<Option<Below>> {
-        let is_partial = depth == Depth::Content && self.is_worth_parts(upper, inode, attr.size_bytes)?;
-        let wanted = (depth == Depth::Metadata || is_partial) && upper.options.metacopy;
+        let block_bytes = match depth {
+            Depth::Content => self.worth_parts(upper, inode, attr.size_bytes)?,
+            Depth::Metadata | Depth::Emptied => None,
+        };
+        let wanted = (depth == Depth::Metadata || block_bytes.is_some()) && upper.options.metacopy;
         if !wanted || inode.file_type != FileType::Regular || attr.size_bytes == 0 {
             return Ok(None);
         }
@@ -169,25 +176,28 @@ impl Union {
             .is_some_and(|(place, _)| place.layer == content.layer && place.node == content.node);
         Ok(leads_there.then(|| Below {
             redirect: Redirect::absolute_value(&path),
-            is_partial,
+            block_bytes,
         }))
     }
 
-    /// Whether a file is to be copied up block by block.
-    fn is_worth_parts(&self, upper: &Upper, inode: &Inode, size_bytes: u64) -> Result<bool> {
+    /// The size of blocks of a file that is to be copied up block by block.
+    fn worth_parts(&self, upper: &Upper, inode: &Inode, size_bytes: u64) -> Result<Option<u64>> {
         let large = upper
             .options
             .partial_min_bytes
             .is_some_and(|min| size_bytes >= min);
-        if !large || inode.file_type != FileType::Regular || upper.partial_block_bytes().is_none() {
-            return Ok(false);
+        if !large || inode.file_type != FileType::Regular {
+            return Ok(None);
         }
-        // To share all blocks is better still.
-        let may_share = upper.can_reflink.load(Ordering::Relaxed);
-        Ok(!(may_share && upper.shares_blocks_with(&self.content_of(inode)?)))
+        let Some(block_bytes) = upper.partial_block_bytes() else {
+            return Ok(None);
+        };
+        let may_share = size_bytes >= SHARED_MIN_BYTES && upper.can_reflink.load(Ordering::Relaxed);
+        let shares = may_share && upper.shares_blocks_with(&self.content_of(inode)?);
+        Ok((!shares).then_some(block_bytes))
     }
 
-    /// Makes the copy under `name` in the work directory. Returns its number.
+    /// Makes the copy under `name` in the work directory.
     #[allow(clippy::too_many_arguments)]
     fn prepare(
         &self,
@@ -198,7 +208,7 @@ impl Union {
         name: &OsStr,
         below: Option<&Below>,
         depth: Depth,
-    ) -> Result<u64> {
+    ) -> Result<Made> {
         let work = upper.work();
         let fd = match inode.file_type {
             FileType::Regular => {
@@ -233,17 +243,31 @@ impl Union {
         } else {
             SetTime::At(attr.mtime)
         };
-        self.dress(upper, inode, from, attr, &fd, below, mtime)?;
+        let number = self.dress(upper, inode, from, attr, &fd, below, mtime)?;
         // The rename must not reach the disk before the data does. Metadata is in the journal with it.
         let has_data = inode.file_type == FileType::Regular && below.is_none() && attr.size_bytes > 0;
         if has_data && depth != Depth::Emptied && !upper.options.volatile {
             sys::retry(|| fs::fdatasync(&fd)).doing("sync copy")?;
         }
-        Ok(sys::stat_fd(&fd).doing("read attributes of copy")?.ino)
+        let partial = match below.and_then(|below| below.block_bytes) {
+            Some(block_bytes) => Some(Partial::fresh(Found {
+                file: fd,
+                below: self.content_of(inode)?,
+                mark: Mark {
+                    limit: attr.size_bytes,
+                    ino: number,
+                },
+                mark_name: upper.space.name(mark::NAME),
+                block_bytes,
+            })),
+            None => None,
+        };
+        Ok(Made { number, partial })
     }
 
     /// Gives a fresh copy the original's owner, permissions, attributes and times, in the order in which none of
-    /// them undoes another: chown drops set-id bits and capabilities, writing attributes changes times.
+    /// them undoes another: chown drops set-id bits and capabilities, writing attributes changes times. Returns its
+    /// number.
     #[allow(clippy::too_many_arguments)]
     fn dress(
         &self,
@@ -254,7 +278,7 @@ impl Union {
         fd: &OwnedFd,
         below: Option<&Below>,
         mtime: SetTime,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let created = sys::stat_fd(fd).doing("read attributes of copy")?;
         if (created.uid, created.gid) != (attr.uid, attr.gid) {
             match sys::chown(fd, Some(attr.uid), Some(attr.gid)) {
@@ -277,7 +301,7 @@ impl Union {
             if let Some(below) = below {
                 upper.set_mark(fd, "redirect", &below.redirect)?;
                 upper.set_mark(fd, "metacopy", b"")?;
-                if below.is_partial {
+                if below.block_bytes.is_some() {
                     let mark = Mark {
                         limit: attr.size_bytes,
                         ino: created.ino,
@@ -288,7 +312,8 @@ impl Union {
         } else if upper.space == marks::MarkSpace::Trusted {
             upper.set_mark(fd, "shale.ino", &marks::number_value(inode.ino))?;
         }
-        sys::set_times(fd, SetTime::At(attr.atime), mtime).doing("set times of copy")
+        sys::set_times(fd, SetTime::At(attr.atime), mtime).doing("set times of copy")?;
+        Ok(created.ino)
     }
 
     fn copy_xattrs(&self, upper: &Upper, from: &LowerRef, fd: &OwnedFd) -> Result<()> {
@@ -339,7 +364,7 @@ impl Union {
         }
         let named = upper.name(inode)?;
         let attr = sys::stat_fd(&named).doing("read attributes of copy")?;
-        if !inode.state.read().partial && self.is_worth_parts(upper, inode, attr.size_bytes)? {
+        if !inode.state.read().partial && self.worth_parts(upper, inode, attr.size_bytes)?.is_some() {
             make_partial(upper, inode, &named, &attr)?;
             return match self.open_partial(inode)? {
                 Some(partial) if depth == Depth::Emptied => self.empty_partial(upper, inode, &partial),
@@ -412,8 +437,15 @@ fn is_done(upper: &Upper, inode: &Inode, depth: Depth) -> bool {
 struct Below {
     /// Where it is.
     redirect: Vec<u8>,
-    /// Only what is written will be in the copy.
-    is_partial: bool,
+    /// Only the blocks that are written will be in the copy; so large are they.
+    block_bytes: Option<u64>,
+}
+
+/// A copy in the work directory.
+struct Made {
+    number: u64,
+    /// What its content is, if only what is written will be in it.
+    partial: Option<Partial>,
 }
 
 /// From here on a metadata-only copy takes the blocks that are written.

@@ -145,7 +145,7 @@ impl Union {
         self.copy_up(&parent, Depth::Metadata)?;
         let dir = upper.dir_of(&parent)?;
         if metadata_only {
-            upper.note_impure(&dir)?;
+            upper.note_impure(&parent, &dir)?;
         }
         let linked = keeping_times(&dir, || {
             fs::linkat(upper.work(), staged, &*dir, name, AtFlags::empty()).doing("link copy")

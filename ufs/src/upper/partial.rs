@@ -54,8 +54,12 @@ use crate::error::{Doing, Error, Result};
 use crate::layer::Content;
 use crate::sys;
 
-/// Below this length a file is copied whole: that takes no longer, and it can be passed through at once.
-pub(crate) const MIN_BYTES: u64 = 256 << 10;
+/// From this length on a file is copied up block by block: any that is not empty, since a whole copy must be on the disk
+/// before it takes the place of the file, and the sync for that takes longer than all the rest.
+pub(crate) const MIN_BYTES: u64 = 1;
+
+/// From this length on a copy that shares its blocks is better still: what it saves later is worth the sync.
+pub(crate) const SHARED_MIN_BYTES: u64 = 256 << 10;
 
 /// With less free space than what is to be written and this, absent blocks are written one by one: one block fits or
 /// does not, where a stretch of them that does not fit leaves zeros behind.
@@ -92,14 +96,21 @@ pub(crate) struct Found {
 }
 
 impl Partial {
+    /// A copy of which nothing is there yet, as long as what is below.
+    pub(crate) fn fresh(found: Found) -> Self {
+        let limit = found.mark.limit;
+        let blocks = Blocks::none(found.block_bytes, limit);
+        Self::new(found, limit, blocks)
+    }
+
     /// Asks the file which blocks are there.
     pub(crate) fn open(found: Found) -> Result<Self> {
-        let Found { file, mark, .. } = found;
-        let attr = sys::stat_fd(&file).doing("read attributes of partial copy")?;
+        let Found { file, mark, .. } = &found;
+        let attr = sys::stat_fd(file).doing("read attributes of partial copy")?;
         let blocks = Blocks::none(found.block_bytes, mark.limit);
         let end = attr.size_bytes.min(mark.limit);
         let mut at = 0;
-        while let Some(data) = sys::data_from(&file, at, end).doing("look for blocks of partial copy")? {
+        while let Some(data) = sys::data_from(file, at, end).doing("look for blocks of partial copy")? {
             let is_whole = |at| blocks.start_of(at) == at;
             if !is_whole(data.start) || !(is_whole(data.end) || data.end == end) {
                 return Err(Error::Damaged("a partial copy with parts of blocks"));
@@ -107,19 +118,23 @@ impl Partial {
             at = data.end;
             blocks.set(data);
         }
-        Ok(Self {
-            file,
-            ino: attr.ino,
+        Ok(Self::new(found, attr.size_bytes, blocks))
+    }
+
+    fn new(found: Found, size_bytes: u64, blocks: Blocks) -> Self {
+        Self {
+            file: found.file,
+            ino: found.mark.ino,
             below: found.below,
             blocks,
             filling: Mutex::default(),
             length: RwLock::default(),
-            size: AtomicU64::new(attr.size_bytes),
-            limit: AtomicU64::new(mark.limit),
+            size: AtomicU64::new(size_bytes),
+            limit: AtomicU64::new(found.mark.limit),
             marked: AtomicBool::new(true),
             mark: found.mark_name,
             changed: Mutex::default(),
-        })
+        }
     }
 
     pub(crate) fn size_bytes(&self) -> u64 {

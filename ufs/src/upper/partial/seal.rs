@@ -35,6 +35,9 @@ const LOCKED_BYTES: usize = 128 << 10;
 /// Between two syncs, so that no flood of dirty pages makes other writers wait.
 const SYNC_BYTES: u64 = 32 << 20;
 
+/// From so many copies on, one sync of the whole file system takes less time than one for each.
+const SYNC_TOGETHER_MIN: usize = 8;
+
 /// So much space is left free.
 const LEAVE_FREE_BYTES: u64 = 64 << 20;
 
@@ -49,6 +52,18 @@ pub(crate) enum Sealed {
     Deleted,
     /// There is not enough space.
     NoSpace,
+}
+
+/// Why a copy stays partial.
+enum Unsealed {
+    For(Sealed),
+    Failed(Error),
+}
+
+impl From<Error> for Unsealed {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 pub(super) enum Filled {
@@ -146,7 +161,7 @@ impl Partial {
         result
     }
 
-    /// Fills in all that is absent, as long as `go_on` says so, and brings it to the disk unless `volatile`.
+    /// Fills in all that is absent, as long as `go_on` says so. Not all of it is on the disk then.
     fn fill(&self, volatile: bool, go_on: &dyn Fn() -> bool) -> Result<Sealed> {
         let mut buffer = Vec::new();
         let (mut at, mut dirty) = (0, 0);
@@ -155,7 +170,7 @@ impl Partial {
                 return Ok(Sealed::NotYet);
             }
             match self.fill_some(at, &mut buffer)? {
-                Filled::Everything => break,
+                Filled::Everything => return Ok(Sealed::Whole),
                 Filled::Locked => return Ok(Sealed::NotYet),
                 Filled::UpTo(end) => {
                     dirty += buffer.len() as u64;
@@ -167,38 +182,68 @@ impl Partial {
                 dirty = 0;
             }
         }
-        if !volatile {
-            self.sync(true)?;
-        }
-        Ok(Sealed::Whole)
     }
 }
 
 impl Union {
-    /// Makes a partial copy whole, as long as `go_on` says so.
-    pub(crate) fn seal(&self, inode: &Arc<Inode>, go_on: &dyn Fn() -> bool) -> Result<Sealed> {
+    /// Makes partial copies whole, each as long as `go_on` says so, and tells what became of it. They reach the disk
+    /// together.
+    pub(crate) fn seal(
+        &self,
+        inodes: &[Arc<Inode>],
+        go_on: &dyn Fn(&Inode) -> bool,
+        tell: &mut dyn FnMut(&Inode, Result<Sealed>),
+    ) -> Result<()> {
         let upper = self.writable()?;
+        let mut filled = Vec::new();
+        for inode in inodes {
+            match self.fill_to_seal(upper, inode, &|| go_on(inode)) {
+                Ok(Some(partial)) => filled.push((inode, partial)),
+                Ok(None) => tell(inode, Ok(Sealed::Whole)),
+                Err(Unsealed::For(reason)) => tell(inode, Ok(reason)),
+                Err(Unsealed::Failed(error)) => tell(inode, Err(error)),
+            }
+        }
+        let is_synced = upper.options.volatile
+            || (filled.len() >= SYNC_TOGETHER_MIN && sys::retry(|| fs::syncfs(&*upper.root)).is_ok());
+        for (inode, partial) in filled {
+            let synced = if is_synced { Ok(()) } else { partial.sync(true) };
+            let sealed = synced.and_then(|()| {
+                let _copying = inode.copying.lock();
+                self.unmark(upper, inode, &partial)
+            });
+            tell(inode, sealed);
+        }
+        Ok(())
+    }
+
+    /// The copy with all blocks there; `None` when it was whole already.
+    fn fill_to_seal(
+        &self,
+        upper: &Upper,
+        inode: &Arc<Inode>,
+        go_on: &dyn Fn() -> bool,
+    ) -> std::result::Result<Option<Arc<Partial>>, Unsealed> {
         if inode.state.read().links.is_empty() {
-            return Ok(Sealed::Deleted);
+            return Err(Unsealed::For(Sealed::Deleted));
         }
         let Some(partial) = self.partial_of(inode)? else {
-            return Ok(Sealed::Whole);
+            return Ok(None);
         };
         let free = sys::space(&upper.root).doing("read space of upper")?;
         let free = free.blocks_available.saturating_mul(free.fragment_bytes);
         if free < partial.absent_bytes().saturating_add(LEAVE_FREE_BYTES) {
-            return Ok(Sealed::NoSpace);
+            return Err(Unsealed::For(Sealed::NoSpace));
         }
         match partial.fill(upper.options.volatile, go_on) {
-            Ok(Sealed::Whole) => {}
+            Ok(Sealed::Whole) => Ok(Some(partial)),
+            Ok(reason) => Err(Unsealed::For(reason)),
             Err(Error::Os {
                 source: Errno::NOSPC | Errno::DQUOT,
                 ..
-            }) => return Ok(Sealed::NoSpace),
-            other => return other,
+            }) => Err(Unsealed::For(Sealed::NoSpace)),
+            Err(error) => Err(Unsealed::Failed(error)),
         }
-        let _copying = inode.copying.lock();
-        self.unmark(upper, inode, &partial)
     }
 
     /// Makes a partial copy whole at once, for somebody who writes to it where there are to be none. With

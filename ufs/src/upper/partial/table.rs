@@ -119,8 +119,7 @@ impl Union {
             mark_name: upper.space.name(mark::NAME),
             block_bytes: space.block_bytes,
         })?);
-        upper.partials.insert(attr.ino, &partial);
-        upper.partials.expect(inode);
+        upper.use_partial(inode, attr.ino, &partial);
         Ok(Some(partial))
     }
 
@@ -149,6 +148,12 @@ impl Union {
 }
 
 impl Upper {
+    /// From here on this is what everybody has of the copy `number` who opens it.
+    pub(crate) fn use_partial(&self, inode: &Arc<Inode>, number: u64, partial: &Arc<Partial>) {
+        self.partials.insert(number, partial);
+        self.partials.expect(inode);
+    }
+
     /// The mark and the attributes of an open partial copy.
     pub(crate) fn partial_mark(&self, file: &OwnedFd) -> Result<(Mark, Attr)> {
         use std::os::fd::AsFd;

@@ -14,6 +14,9 @@ use crate::union::inode::Inode;
 /// Between two looks at a file that does not rest yet.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Sealed together at most: each is open meanwhile, and so may be what is below it.
+pub(crate) const TOGETHER_MAX: usize = 128;
+
 /// Copies that are to be sealed, by the number of their file.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
@@ -34,8 +37,8 @@ pub(crate) struct Waiting {
 pub(crate) enum Task {
     /// Look for copies in the upper.
     Look,
-    /// Seal this one, if it rests.
-    Seal(Arc<Inode>),
+    /// Seal these, if they rest.
+    Seal(Vec<Arc<Inode>>),
     /// Nothing any more.
     End,
 }
@@ -113,8 +116,11 @@ impl Partials {
                 return Task::Look;
             }
             let is_time = unasked || waiting.now;
-            if is_time && let Some(inode) = waiting.next_file(now) {
-                return Task::Seal(inode);
+            if is_time {
+                let inodes = waiting.next_files(now);
+                if !inodes.is_empty() {
+                    return Task::Seal(inodes);
+                }
             }
             let files = waiting.files.values().map(|(_, at)| *at).filter(|_| is_time);
             match files.chain(waiting.look).min() {
@@ -147,11 +153,15 @@ impl Partials {
 }
 
 impl Waiting {
-    /// A file whose turn it is.
-    fn next_file(&mut self, now: Instant) -> Option<Arc<Inode>> {
-        let (inode, at) = self.files.values_mut().find(|(_, at)| *at <= now)?;
-        *at = now + PAUSE;
-        Some(Arc::clone(inode))
+    /// Files whose turn it is.
+    fn next_files(&mut self, now: Instant) -> Vec<Arc<Inode>> {
+        let due = self.files.values_mut().filter(|(_, at)| *at <= now);
+        due.take(TOGETHER_MAX)
+            .map(|(inode, at)| {
+                *at = now + PAUSE;
+                Arc::clone(inode)
+            })
+            .collect()
     }
 }
 
