@@ -107,7 +107,12 @@ for_each_union! {
             remove_xattr(&fixture.at("born"), name).unwrap();
             assert_errno(remove_xattr(&fixture.at("born"), name), libc::ENODATA, "removed twice");
         }
+        for name in ["trusted.born", "security.born", "trusted.x"] {
+            remove_xattr(&fixture.at("link"), name).unwrap();
+            assert_errno(remove_xattr(&fixture.at("link"), name), libc::ENODATA, "removed twice");
+        }
         fixture.remount();
+        assert_eq!(names(&fixture.at("link")), ["security.x"]);
         assert_eq!(names(&fixture.at("born")), ["security.x", "trusted.x", "user.x"]);
         assert_errno(get_xattr(&fixture.at("born"), "trusted.born"), libc::ENODATA, "a removed attribute");
     }
