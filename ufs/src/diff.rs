@@ -25,7 +25,7 @@ use crate::cache::PageCache;
 use crate::error::{Error, Result, SetupError};
 use crate::layer::directory::DirectoryKind;
 use crate::layer::marks::MarkSpace;
-use crate::layer::{Content, Layer, LayerNode, Portion};
+use crate::layer::{Content, Found, Layer, LayerNode, Portion, whiteout};
 use crate::union::number::Numbers;
 use crate::union::{Lower, LowerRef, open_layer, open_layers, resolve, roots};
 use crate::upper;
@@ -261,7 +261,29 @@ impl Snapshot {
                 take(self.lower_layers[place.layer].as_ref(), &place.node)?;
             }
         }
+        let note = OsStr::new(whiteout::OPAQUE_NAME);
+        if names.contains(note) && self.holds_opaque_note(&dir.now)? {
+            names.remove(note);
+        }
         Ok(names.into_iter().collect())
+    }
+
+    /// Whether the upper's part of a directory holds fuse-overlayfs' note that it is opaque: its mount hides that file
+    /// too (`Upper::is_mark`).
+    fn holds_opaque_note(&self, dir: &[LowerRef]) -> Result<bool> {
+        let Some(top) = dir.first().filter(|top| self.has_upper && top.layer == 0) else {
+            return Ok(false);
+        };
+        let (layer, name) = (&self.layers[0], OsStr::new(whiteout::OPAQUE_NAME));
+        let Found::Entry(_, attr) = layer.lookup(&top.node, name)? else {
+            return Ok(false);
+        };
+        if !whiteout::is_opaque_note(name, attr.mode, attr.size_bytes) {
+            return Ok(false);
+        }
+        let marks = layer.xattr_names(&top.node)?;
+        let get = |mark: &OsStr| layer.xattr(&top.node, mark);
+        Ok(self.space.marks(true, &marks, get)?.opaque)
     }
 
     fn compare_both(

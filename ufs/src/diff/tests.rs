@@ -198,3 +198,34 @@ fn names_of_the_tars_form_are_names_in_an_upper_and_markers_in_a_layer() {
         .unwrap();
     assert!(told.is_empty(), "{told:?}");
 }
+
+/// fuse-overlayfs leaves an empty file in directories that it makes opaque; the user's own of that name are told.
+#[test]
+fn the_note_that_a_directory_is_opaque_is_not_told() {
+    let tree = Tree::new();
+    let note = |path: &str, mode| {
+        tree.write(path, "");
+        let permissions = stdfs::Permissions::from_mode(mode);
+        stdfs::set_permissions(tree.dir.path().join(path), permissions).unwrap();
+    };
+    tree.write("lower/opaque/gone", "x");
+    tree.opaque("upper/opaque");
+    note("upper/opaque/.wh..wh..opq", 0o700);
+    tree.opaque("upper/new");
+    note("upper/new/.wh..wh..opq", 0o700);
+    note("upper/merged/.wh..wh..opq", 0o700);
+    tree.opaque("upper/users");
+    note("upper/users/.wh..wh..opq", 0o644);
+    assert_eq!(
+        tree.changes(),
+        [
+            "A merged",
+            "A merged/.wh..wh..opq",
+            "A new",
+            "C opaque",
+            "D opaque/gone",
+            "A users",
+            "A users/.wh..wh..opq",
+        ]
+    );
+}
