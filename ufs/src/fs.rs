@@ -131,7 +131,7 @@ impl Fs {
         let found = self.find(parent, name)?;
         let stored = found.attr;
         if let Some(number) = self.union.light_number(&found)
-            && self.union.nodes.hold_light(number)
+            && self.union.nodes.hold_light(number, found.copies)
         {
             return Ok(self.light_entry(number, stored));
         }

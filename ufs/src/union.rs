@@ -96,6 +96,8 @@ pub(crate) struct Resolved {
     pub(crate) partial: bool,
     pub(crate) lowers: Vec<LowerRef>,
     pub(crate) ino: u64,
+    /// How many copies had been made when it was looked for (see [`Nodes::copies`]).
+    pub(crate) copies: u64,
 }
 
 /// Layers, upper and identities of one merged tree.
@@ -175,7 +177,7 @@ impl Union {
             ..State::default()
         };
         let root = Arc::new(Inode::new(inode::ROOT, FileType::Directory, state));
-        let nodes = Nodes::new(Arc::clone(&root), upper.is_some(), journal, earlier);
+        let nodes = Nodes::new(Arc::clone(&root), upper.as_ref(), journal, earlier);
         Ok(Self {
             layers,
             upper,
@@ -203,19 +205,25 @@ impl Union {
     /// Finds `name` in the merged directory `dir`.
     pub(crate) fn resolve(&self, dir: &Inode, name: &OsStr) -> Result<Option<Resolved>> {
         check_component(name)?;
+        let copies = self.nodes.copies();
         let lowers = dir.lowers();
         let upper_dir = self.upper_dir(dir)?;
         if let (Some(upper), Some(fd)) = (&self.upper, &upper_dir) {
             match sys::stat_at(fd, name) {
                 Ok(attr) if upper.is_mark(fd, name, &attr)? => return Ok(None),
-                Ok(attr) => return self.resolve_upper(upper, fd, name, attr, &lowers).map(Some),
+                Ok(attr) => {
+                    let found = self.resolve_upper(upper, fd, name, attr, &lowers)?;
+                    return Ok(Some(Resolved { copies, ..found }));
+                }
                 Err(Errno::NOENT) => {}
                 Err(error) => return Err(error).doing("look up in upper"),
             }
         }
-        Ok(self
-            .resolve_lower(&lowers, name)?
-            .map(|places| self.lower_file(&places)))
+        let places = self.resolve_lower(&lowers, name)?;
+        Ok(places.map(|places| Resolved {
+            copies,
+            ..self.lower_file(&places)
+        }))
     }
 
     fn resolve_upper(
@@ -244,6 +252,7 @@ impl Union {
             partial: marks.partial,
             lowers: below.into_iter().map(|(place, _)| place).collect(),
             ino,
+            copies: 0,
         })
     }
 
@@ -261,6 +270,7 @@ impl Union {
             partial: false,
             lowers: places.iter().map(|(place, _)| place.clone()).collect(),
             ino: self.numbers.of_lower(top.layer, attr.dev, attr.ino),
+            copies: 0,
         }
     }
 
@@ -269,22 +279,22 @@ impl Union {
     /// # Errors
     /// When the file had to be looked up again and was gone, or could not be.
     pub(crate) fn adopt(&self, parent: &Arc<Inode>, name: &OsStr, mut found: Resolved) -> Result<Arc<Node>> {
-        if let Some(number) = self.light_number(&found)
-            && self.nodes.hold_light(number)
-        {
-            let state = State {
-                links: vec![Link {
-                    parent: Arc::clone(parent),
-                    name: name.to_os_string(),
-                }],
-                lowers: found.lowers.into(),
-                ..State::default()
-            };
-            let inode = Inode::new(number, found.attr.file_type(), state);
-            return Ok(self.nodes.light_node(inode));
-        }
         let mut doubt = None;
         loop {
+            if let Some(number) = self.light_number(&found)
+                && self.nodes.hold_light(number, found.copies)
+            {
+                let state = State {
+                    links: vec![Link {
+                        parent: Arc::clone(parent),
+                        name: name.to_os_string(),
+                    }],
+                    lowers: found.lowers.into(),
+                    ..State::default()
+                };
+                let inode = Inode::new(number, found.attr.file_type(), state);
+                return Ok(self.nodes.light_node(inode));
+            }
             let ino = found.ino;
             match self.hold_found(parent, name, found, doubt) {
                 Hold::Node(node) => return Ok(node),
@@ -292,6 +302,7 @@ impl Union {
                     self.nodes.keep(&self.node(ino)?.inode);
                     found = self.resolve(parent, name)?.ok_or(Error::NotFound)?;
                 }
+                Hold::Again => found = self.resolve(parent, name)?.ok_or(Error::NotFound)?,
                 Hold::Doubt(known, places) => {
                     drop(known.copying.lock());
                     found = self.resolve(parent, name)?.ok_or(Error::NotFound)?;
@@ -318,6 +329,7 @@ impl Union {
             match held {
                 Hold::Node(node) => return Ok(node),
                 Hold::Light => self.nodes.keep(&self.node(ino)?.inode),
+                Hold::Again => {}
                 Hold::Doubt(known, places) => {
                     drop(known.copying.lock());
                     doubt = Some(places);
@@ -336,9 +348,8 @@ impl Union {
             lowers: found.lowers.into(),
             ..State::default()
         };
-        let held = self
-            .nodes
-            .hold(Inode::new(found.ino, found.attr.file_type(), state), doubt);
+        let candidate = Inode::new(found.ino, found.attr.file_type(), state);
+        let held = self.nodes.hold(candidate, found.copies, doubt);
         if let Hold::Node(node) = &held {
             self.nodes.add_link(&node.inode, parent, name);
             self.note_places(&node.inode);
@@ -432,10 +443,9 @@ impl Union {
 
     /// The digest of the image layer that the visible file comes from; `None` for what is in the upper or in a directory.
     pub(crate) fn provenance(&self, inode: &Inode) -> Result<Option<String>> {
-        if inode.in_upper() {
+        let Some(lowers) = inode.only_below() else {
             return Ok(None);
-        }
-        let lowers = inode.lowers();
+        };
         let top = lowers.first().ok_or(Error::Stale)?;
         self.layers[top.layer].provenance(&top.node)
     }
@@ -455,13 +465,10 @@ impl Union {
         upper_act: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T>,
         lower_act: impl FnOnce(&dyn Layer, &LayerNode) -> Result<T>,
     ) -> Result<T> {
-        if let Some(upper) = &self.upper
-            && inode.in_upper()
-        {
-            let named = upper.name(inode)?;
+        let Some(lowers) = inode.only_below() else {
+            let named = self.writable()?.name(inode)?;
             return upper_act(named.as_fd());
-        }
-        let lowers = inode.lowers();
+        };
         let top = lowers.first().ok_or(Error::Stale)?;
         lower_act(self.layers[top.layer].as_ref(), &top.node)
     }
@@ -540,3 +547,6 @@ pub(crate) fn open_layer(
     })?;
     Ok(Arc::new(layer))
 }
+
+#[cfg(test)]
+mod tests;

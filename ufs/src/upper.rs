@@ -32,7 +32,7 @@ use crate::layer::marks::{self, MarkSpace, Marks};
 use crate::layer::whiteout;
 use crate::sys::{self, XattrOf};
 use crate::union::inode::{Inode, ROOT};
-use crate::union::nodes::can_be_noted;
+use crate::union::nodes::{Copies, can_be_noted};
 use partial::Partials;
 
 /// A file that was not written to for so long is likely to stay as it is for a while.
@@ -88,6 +88,7 @@ pub(crate) struct Upper {
     /// Cleared when the file system says that it cannot share blocks.
     pub(crate) can_reflink: AtomicBool,
     sequence: AtomicU64,
+    pub(crate) copies: Arc<Copies>,
     /// A whiteout in the work directory, to be hard-linked wherever one is needed.
     shared_whiteout: Mutex<Option<OsString>>,
     open_dirs: Mutex<LruCache<u64, Arc<OwnedFd>>>,
@@ -149,6 +150,7 @@ impl Upper {
             device,
             can_reflink: AtomicBool::new(true),
             sequence: AtomicU64::new(0),
+            copies: Arc::default(),
             shared_whiteout: Mutex::default(),
             open_dirs: Mutex::new(LruCache::new(
                 NonZeroUsize::new(OPEN_DIRECTORIES_MAX).unwrap_or(NonZeroUsize::MIN),

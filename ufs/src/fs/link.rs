@@ -228,6 +228,7 @@ impl Fs {
             partial: false,
             lowers: Vec::new(),
             ino,
+            copies: 0,
         };
         self.union.adopt(parent, name, made)
     }

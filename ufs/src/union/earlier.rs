@@ -128,12 +128,12 @@ impl Union {
         let Some(nameless) = self.nameless(id)? else {
             return Ok(None);
         };
-        match self.nodes.hold(nameless, None) {
+        match self.nodes.hold(nameless, self.nodes.copies(), None) {
             Hold::Node(node) => {
                 self.nodes.forget(node.id, 1);
                 Ok(Some(node))
             }
-            Hold::Doubt(..) | Hold::Light => Err(Error::Stale),
+            Hold::Doubt(..) | Hold::Light | Hold::Again => Err(Error::Stale),
         }
     }
 

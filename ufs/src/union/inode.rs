@@ -110,6 +110,18 @@ impl Inode {
         self.state.read().upper.is_some()
     }
 
+    /// Whether nothing of it is left to be copied up.
+    pub(super) fn is_whole_above(&self) -> bool {
+        let state = self.state.read();
+        state.upper.is_some() && !state.metadata_only
+    }
+
+    /// The places below of what is not in the upper: the two are one answer, for a copy-up may come between two.
+    pub(super) fn only_below(&self) -> Option<Arc<[LowerRef]>> {
+        let state = self.state.read();
+        state.upper.is_none().then(|| Arc::clone(&state.lowers))
+    }
+
     pub(crate) fn lowers(&self) -> Arc<[LowerRef]> {
         Arc::clone(&self.state.read().lowers)
     }

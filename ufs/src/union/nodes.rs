@@ -1,7 +1,7 @@
 //! The table of nodes and inodes: what the kernel holds, what is current, what is forgotten. See [`super::inode`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -11,6 +11,7 @@ use super::inode::{Inode, Likeness, Node, ROOT};
 use super::light::Light;
 use crate::io_mode::IoState;
 use crate::journal::{Journal, Record};
+use crate::upper::Upper;
 
 /// Ids of second nodes start here; no inode number reaches it. As a signed number it is still positive.
 const SECOND_NODES: u64 = 3 << 61;
@@ -39,8 +40,25 @@ pub(crate) struct Nodes {
     /// What must be known after a restart is written here before the kernel hears of it.
     pub(crate) journal: Arc<Journal>,
     pub(crate) earlier: Earlier,
+    copies: Arc<Copies>,
     /// Size of the tables of weak references at which the dead ones are taken out.
     sweep_at: AtomicUsize,
+}
+
+/// How many files were copied up, or got some or all of their content. A file that is looked up is found below, then
+/// copied up and forgotten by others, and nothing tells who has found it but this count.
+#[derive(Debug, Default)]
+pub(crate) struct Copies(AtomicU64);
+
+impl Copies {
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// A copy is as its inode, still held, says.
+    pub(crate) fn note(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// The tables of weak references are not swept below this size.
@@ -55,16 +73,24 @@ pub(crate) enum Hold {
     Doubt(Arc<Inode>, Doubt),
     /// A light file has the number: its node must be kept, and the file looked up again.
     Light,
+    /// The file may have been copied up since it was looked up, and forgotten: it must be looked up again.
+    Again,
 }
 
 /// A doubt about identity: where the known file and the found one were seen in the upper.
 pub(crate) type Doubt = (Option<u64>, Option<u64>);
 
 impl Nodes {
-    /// A table that knows the root, and what was given `earlier`. `writable`: files can change.
-    pub(crate) fn new(root: Arc<Inode>, writable: bool, journal: Arc<Journal>, earlier: Earlier) -> Self {
+    /// A table that knows the root, and what was given `earlier`. `upper`: where files change.
+    pub(crate) fn new(
+        root: Arc<Inode>,
+        upper: Option<&Upper>,
+        journal: Arc<Journal>,
+        earlier: Earlier,
+    ) -> Self {
+        let copies = upper.map(|upper| Arc::clone(&upper.copies)).unwrap_or_default();
         let light = Light::default();
-        if !writable {
+        if upper.is_none() {
             light.stop_counting();
         }
         let node = Node {
@@ -84,6 +110,7 @@ impl Nodes {
             light,
             journal,
             earlier,
+            copies,
             sweep_at: AtomicUsize::new(SWEEP_MIN),
         }
     }
@@ -105,12 +132,28 @@ impl Nodes {
         self.inodes.read().get(&number).and_then(Weak::upgrade)
     }
 
-    /// Counts one more answer that names a light file, unless its node or inode is kept.
-    pub(crate) fn hold_light(&self, id: u64) -> bool {
+    /// See [`Copies`].
+    pub(crate) fn copies(&self) -> u64 {
+        self.copies.now()
+    }
+
+    /// Whether what was found with that count of copies, and is kept by nobody, is still where it was found.
+    fn is_still(&self, copies: u64) -> bool {
+        // Whoever copied it up let go of its inode after counting.
+        fence(Ordering::Acquire);
+        self.copies() == copies
+    }
+
+    /// Counts one more answer that names a light file, found when there were so many [`copies`](Self::copies), unless
+    /// its node or inode is kept, or was.
+    pub(crate) fn hold_light(&self, id: u64, copies: u64) -> bool {
         let by_id = self.by_id.read();
         let kept =
             |table: &HashMap<u64, Weak<Inode>>| table.get(&id).is_some_and(|inode| inode.strong_count() > 0);
-        let light = !by_id.contains_key(&id) && !self.is_left_behind(id) && !kept(&self.inodes.read());
+        let light = !by_id.contains_key(&id)
+            && !self.is_left_behind(id)
+            && !kept(&self.inodes.read())
+            && self.is_still(copies);
         if light {
             self.light.hold(id);
         }
@@ -195,8 +238,8 @@ impl Nodes {
     }
 
     /// Finds the node of the file that `candidate` describes, or makes the candidate's own, and counts one more
-    /// answer that names it. `doubt`: what the last try was told.
-    pub(crate) fn hold(&self, candidate: Inode, doubt: Option<Doubt>) -> Hold {
+    /// answer that names it. `copies`: how many there were before it was looked up. `doubt`: what the last try was told.
+    pub(crate) fn hold(&self, candidate: Inode, copies: u64, doubt: Option<Doubt>) -> Hold {
         let id = self.current_id(candidate.ino);
         if let Some(node) = self.by_id.read().get(&id)
             && node.inode.compare(&candidate) == Likeness::Same
@@ -211,6 +254,9 @@ impl Nodes {
         let Some(known) = known else {
             if self.light.is_known(candidate.ino) {
                 return Hold::Light;
+            }
+            if !candidate.is_whole_above() && !self.is_still(copies) {
+                return Hold::Again;
             }
             return Hold::Node(self.insert(&mut by_id, id, Arc::new(candidate)));
         };

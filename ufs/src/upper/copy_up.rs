@@ -115,6 +115,7 @@ impl Union {
         if let Some(partial) = made.partial {
             upper.use_partial(inode, made.number, &Arc::new(partial));
         }
+        upper.copies.note();
         inode.content_version.fetch_add(1, Ordering::Release);
         Ok(())
     }
@@ -403,6 +404,7 @@ impl Union {
         state.partial = false;
         state.lowers = Arc::from([]);
         drop(state);
+        upper.copies.note();
         inode.content_version.fetch_add(1, Ordering::Release);
         Ok(())
     }
@@ -466,6 +468,7 @@ fn make_partial(upper: &Upper, inode: &Inode, named: &OwnedFd, attr: &Attr) -> R
     };
     upper.set_mark(&file, mark::NAME, &mark.value())?;
     inode.state.write().partial = true;
+    upper.copies.note();
     inode.content_version.fetch_add(1, Ordering::Release);
     Ok(())
 }

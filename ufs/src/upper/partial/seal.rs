@@ -304,6 +304,7 @@ impl Partial {
             state.partial = false;
             state.lowers = Arc::from([]);
         }
+        upper.copies.note();
         inode.content_version.fetch_add(1, Ordering::Release);
         upper.partials.let_go(self.ino);
         upper.partials.expect_no_more(inode);
