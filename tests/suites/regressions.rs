@@ -216,3 +216,33 @@ fn a_link_is_changed_after_its_directory_moved() {
         ],
     );
 }
+
+/// Its other name is looked for along its path in the layer, where something else is now.
+#[test]
+fn a_link_is_changed_where_no_directory_leads_to_its_other_name() {
+    let rename = Op::Rename {
+        from: p("c/d"),
+        to: p("b"),
+        flag: RenameFlag::Plain,
+    };
+    let rmdir = Op::Rmdir { path: p("c") };
+    let symlink = Op::Symlink {
+        target: b"b".to_vec(),
+        path: p("c"),
+    };
+    let file = Op::Create {
+        path: p("c"),
+        data: b"x".to_vec(),
+        exclusive: true,
+    };
+    let chmod = Op::Chmod {
+        path: p("b/n-l0-0"),
+        mode: 0o600,
+    };
+    let layer = [directory("c"), directory("c/d"), linked("c/d/n", "BL")];
+    check(
+        &[&layer],
+        &[rename.clone(), rmdir.clone(), symlink, chmod.clone(), Op::Remount],
+    );
+    check(&[&layer], &[rename, rmdir, file, chmod, Op::Remount]);
+}

@@ -231,6 +231,9 @@ impl Union {
                     .is_some_and(|top| top.layer == layer && top.node == *place);
                 return Ok((same && found.upper.is_none()).then_some((parent, name)));
             }
+            if !found.attr.is_dir() {
+                return Ok(None);
+            }
             let node = self.adopt(&parent, name, found)?;
             parent = Arc::clone(&node.inode);
             held.ids.push(node.id);
