@@ -34,6 +34,7 @@ pub mod layer;
 pub mod repository;
 pub mod sha256;
 pub mod stream;
+mod sync;
 mod sys;
 mod union;
 mod upper;

@@ -15,9 +15,8 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::eviction::Shelf;
+use crate::sync::{Condvar, Mutex};
 
 /// A chunk's bytes, shared with all who read them.
 pub(crate) type Page = Arc<[u8]>;

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
 use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -16,6 +14,8 @@ use crate::io_mode::{Side, Wish};
 use crate::journal::Record;
 use crate::layer::Content;
 use crate::stream::ReadAt;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Node};
 use crate::upper::Upper;

@@ -261,8 +261,8 @@ fn lock_both<'a>(
     one: &'a Arc<Inode>,
     other: &'a Arc<Inode>,
 ) -> (
-    parking_lot::RwLockWriteGuard<'a, ()>,
-    Option<parking_lot::RwLockWriteGuard<'a, ()>>,
+    crate::sync::RwLockWriteGuard<'a, ()>,
+    Option<crate::sync::RwLockWriteGuard<'a, ()>>,
 ) {
     if Arc::ptr_eq(one, other) {
         return (one.change_entries(), None);

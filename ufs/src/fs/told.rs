@@ -15,10 +15,11 @@
 //! all its own.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::Fs;
 use crate::attr::Attr;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::thread_local;
 use crate::union::inode::Inode;
 
 thread_local! {
@@ -27,7 +28,11 @@ thread_local! {
 
 /// Says whose question this thread answers from here on: the caller's thread id, 0 for one that is not known.
 pub fn asked_by(thread: u32) {
-    ASKER.set(if thread == NOBODY { SEVERAL } else { thread });
+    ASKER.with(|asker| asker.set(if thread == NOBODY { SEVERAL } else { thread }));
+}
+
+fn asker() -> u32 {
+    ASKER.with(Cell::get)
 }
 
 /// Who was told the attributes of a directory since its entries last changed.
@@ -75,7 +80,7 @@ impl Inode {
     /// Notes that attributes read from here on go to a caller. Matters for directories only.
     pub(crate) fn note_told(&self) {
         if self.is_dir() {
-            self.told.note(ASKER.get());
+            self.told.note(asker());
         }
     }
 }
@@ -88,7 +93,7 @@ impl Fs {
         self.changes.0.fetch_add(1, Ordering::SeqCst);
         self.union
             .node(dir)
-            .is_ok_and(|node| node.inode.told.take(ASKER.get()))
+            .is_ok_and(|node| node.inode.told.take(asker()))
     }
 
     /// The attributes to answer with for a file that was found by its name, and was not known before its attributes

@@ -1,7 +1,6 @@
 //! Extended attributes, with the overlay's own marks kept out of sight (see [`crate::layer::marks`]).
 
 use std::ffi::{OsStr, OsString};
-use std::sync::atomic::Ordering;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -9,10 +8,11 @@ use rustix::io::Errno;
 use super::Fs;
 use crate::acl;
 use crate::error::{Doing, Error, Result};
+use crate::sync::RwLockWriteGuard;
+use crate::sync::atomic::Ordering;
 use crate::sys;
 use crate::union::inode::Inode;
 use crate::upper::copy_up::Depth;
-use parking_lot::RwLockWriteGuard;
 
 /// Tells which layer of an image a file comes from. Answered, but neither listed nor stored, so that copies of a file
 /// do not carry it on.

@@ -19,14 +19,13 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use super::LowerRef;
 use crate::attr::FileType;
 use crate::fs::told::Told;
 use crate::io_mode::IoState;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// A name of a file in the merged tree.
 #[derive(Debug, Clone)]
@@ -102,7 +101,7 @@ impl Inode {
     }
 
     /// Locks a directory's entries to change them.
-    pub(crate) fn change_entries(&self) -> parking_lot::RwLockWriteGuard<'_, ()> {
+    pub(crate) fn change_entries(&self) -> crate::sync::RwLockWriteGuard<'_, ()> {
         self.entries.write()
     }
 

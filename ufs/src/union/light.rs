@@ -10,15 +10,15 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use lru::LruCache;
-use parking_lot::Mutex;
 
 use super::inode::{Inode, Link, Node, State};
 use super::{Resolved, Union};
 use crate::error::{Error, Result};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// The tables are split, so that threads seldom meet.
 const SHARDS: usize = 16;

@@ -1,16 +1,15 @@
 //! The table of nodes and inodes: what the kernel holds, what is current, what is forgotten. See [`super::inode`].
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
-
-use parking_lot::{Mutex, RwLock};
 
 use super::earlier::Earlier;
 use super::inode::{Inode, Likeness, Node, ROOT};
 use super::light::Light;
 use crate::io_mode::IoState;
 use crate::journal::{Journal, Record};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::{Mutex, RwLock};
 use crate::upper::Upper;
 
 /// Ids of second nodes start here; no inode number reaches it. As a signed number it is still positive.
