@@ -1,4 +1,11 @@
 //! Many processes at once, and what one does while another copies up.
+//!
+//! `SHALE_TESTS_CROWD_SECONDS` (10) and `SHALE_TESTS_CROWD_PROCESSES` (64) set how long and how large the crowd is,
+//! `SHALE_TESTS_LARGE_MIB` (2048) how large the file is that is copied up. A long run:
+//!
+//! ```text
+//! SHALE_TESTS_CROWD_SECONDS=600 cargo test -p shale-tests --test concurrency crowd_on_shale_passthrough
+//! ```
 
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
