@@ -111,6 +111,7 @@ fn tree(layers: &[std::path::PathBuf]) {
     put(&layers[1], "metacopy", "lower");
     put(&layers[1], "gone", "x");
     put(&layers[1], "emptied/x", "x");
+    put(&layers[1], "emptied/z", "z");
     put_whiteout(&layers[0], "emptied/x");
     put(&layers[0], "d/high", "high");
     put(&layers[0], "other/o", "o");
@@ -127,7 +128,9 @@ fn change_first(at: &Path) {
     std::fs::write(at.join("new"), "new").unwrap();
     put(at, "newdir/inside", "inside");
     put(at, "emptied/y", "y");
-    std::fs::remove_file(at.join("emptied/y")).unwrap();
+    for name in ["y", "z"] {
+        std::fs::remove_file(at.join("emptied").join(name)).unwrap();
+    }
 }
 
 /// The tree, with times only of files: a step that failed may have touched a directory.
@@ -139,6 +142,10 @@ fn seen(fixture: &Fixture) -> Snapshot {
         }
     }
     seen
+}
+
+fn number_of_emptied(fixture: &Fixture) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(&fixture.at("emptied").metadata().unwrap())
 }
 
 fn fresh(backend: Backend) -> Fixture {
@@ -161,6 +168,7 @@ enum End {
 /// Does `step` while the changing call `index` of the server fails.
 fn fail_at(fixture: &Fixture, faults: &Faults, (name, step): Step, error: i32, index: usize) -> End {
     let before = seen(fixture);
+    let number = number_of_emptied(fixture);
     faults.fail_once(error, index);
     let result = step(fixture.root());
     let Some(call) = faults.stop() else {
@@ -183,6 +191,11 @@ fn fail_at(fixture: &Fixture, faults: &Faults, (name, step): Step, error: i32, i
     };
     assert_eq!(errno(&got), error, "{what}");
     before.assert_same(&seen(fixture), &what);
+    // The directory that it should have replaced is the same, and not one that looks like it.
+    let probe = fixture.at("emptied/probe");
+    let probed = posix::mkdir(&probe, 0o755).and_then(|()| std::fs::remove_dir(&probe));
+    probed.unwrap_or_else(|error| panic!("{what}, and the directory cannot be used: {error}"));
+    assert_eq!(number_of_emptied(fixture), number, "{what}");
     assert!(left.len() <= 1, "{what}: left in the work directory: {left:?}");
     End::Failed
 }
