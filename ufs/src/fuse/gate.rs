@@ -324,20 +324,26 @@ mod tests {
     #[test]
     fn one_program_is_answered_by_one_thread() {
         let server = Server::start();
-        // Every thread reads at first, and each is left beside after its first answer but one.
-        for _ in 0..1000 {
-            server.ask(Duration::ZERO).recv().unwrap();
-        }
-        let answered: HashSet<ThreadId> = (0..100)
-            .map(|_| {
-                let thread = server.ask(Duration::ZERO).recv().unwrap();
-                // A pause, as a program makes that waits for nothing.
-                thread::sleep(Duration::from_micros(50));
-                thread
-            })
-            .collect();
+        let is_spared = || {
+            // Every thread reads at first, and each is left beside after its first answer but one.
+            for _ in 0..1000 {
+                server.ask(Duration::ZERO).recv().unwrap();
+            }
+            let answered: HashSet<ThreadId> = (0..100)
+                .map(|_| {
+                    let thread = server.ask(Duration::ZERO).recv().unwrap();
+                    // A pause, as a program makes that waits for nothing.
+                    thread::sleep(Duration::from_micros(50));
+                    thread
+                })
+                .collect();
+            answered.len() < THREADS
+        };
         // On a loaded machine an answer may have taken long, and all threads read for a while.
-        assert!(answered.len() < THREADS, "{answered:?}");
+        assert!(
+            (0..20).any(|_| is_spared()),
+            "every thread answers, again and again"
+        );
         server.end();
     }
 
