@@ -40,7 +40,6 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
 use rustix::fs::{self, FallocateFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -52,6 +51,7 @@ pub(crate) use table::Partials;
 
 use crate::error::{Doing, Error, Result};
 use crate::layer::Content;
+use crate::sync::{Mutex, RwLock};
 use crate::sys;
 
 /// From this length on a file is copied up block by block: any that is not empty, since a whole copy must be on the disk
