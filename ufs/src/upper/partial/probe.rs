@@ -2,7 +2,8 @@
 //! reach the disk, and also when what lies beside them was read.
 //!
 //! Unfit are those that allocate more than was written (extent size hints, huge pages, large records) or do not know
-//! holes (NFS before 4.2, FAT). Asked once, when the first copy is to be made: it takes a sync.
+//! holes (NFS before 4.2, FAT). Asked once, when the first copy is to be made: it takes a sync, but on ext4, whose extents
+//! map single blocks and tell what is allocated beside them apart from data (`ext4_ext_map_blocks`, fs/ext4/extents.c).
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -87,7 +88,9 @@ fn try_holes(upper: &Upper) -> SysResult<Option<u64>> {
     if !holds_only(&file, middle..middle + block)? {
         return Ok(None);
     }
-    sys::retry(|| fs::fdatasync(&file))?;
+    if fs::fstatfs(&file)?.f_type != libc::EXT4_SUPER_MAGIC {
+        sys::retry(|| fs::fdatasync(&file))?;
+    }
     let mut around = vec![0; usize::try_from(2 * READ_AROUND_BYTES).unwrap_or(0)];
     sys::retry(|| rustix::io::pread(&file, &mut around[..], middle - READ_AROUND_BYTES))?;
     if !holds_only(&file, middle..middle + block)? {
