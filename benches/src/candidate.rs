@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lowers ─┬─ Union ──► mount over them, with an upper
-//!         ├─ Image ──► imported into a store once ──► shale mount [--rw]
+//!         ├─ Image ──► taken into a store once, as many layers as there are ──► shale mount [--rw]
 //!         └─ Native ─► the layer itself │ a copy by hard links │ a real copy      by what the workload changes
 //! ```
 
@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::data::{Data, Stack, pipe, read_all};
-use crate::error::Result;
+use crate::error::{Doing, Result};
+use crate::images::archive::{self, Layer};
 use crate::images::shale::{Shale, ShaleMount};
+use crate::interrupt;
 use crate::scratch;
 use crate::system::{Layout, Mounted, System, mount_options};
 use crate::workload::{Change, Kind};
@@ -66,7 +68,6 @@ impl Candidate {
         Kind {
             served: !matches!(self, Self::Native | Self::Union(System::Overlayfs)),
             writable: !matches!(self, Self::Image { writable: false, .. }),
-            stackable: !matches!(self, Self::Image { .. }),
             mounted: !matches!(self, Self::Native),
         }
     }
@@ -186,12 +187,12 @@ fn native(lowers: &[PathBuf], what: &Standing<'_>) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// The images of a run, imported when they are first asked for.
+/// The images of a run, made when they are first asked for.
 #[derive(Debug)]
 pub(crate) struct Images {
     dir: PathBuf,
     store: Option<Shale>,
-    imported: BTreeSet<String>,
+    made: BTreeSet<String>,
 }
 
 impl Images {
@@ -200,7 +201,7 @@ impl Images {
         Self {
             dir: base.join("store"),
             store: None,
-            imported: BTreeSet::new(),
+            made: BTreeSet::new(),
         }
     }
 
@@ -211,17 +212,53 @@ impl Images {
             None => self.store.insert(Shale::new(program, self.dir.clone())?).clone(),
         };
         let name = format!("bench:{}", data.key(stack));
-        if !self.imported.contains(&name) {
-            let mut tar = Command::new("tar");
-            tar.args(["--create", "--numeric-owner", "--file=-", "--directory"]);
-            tar.arg(data.lowers(stack).swap_remove(0)).arg(".");
-            let mut import = store.command();
-            import.args(["import", "--quiet", "-", &name]);
-            pipe(&mut tar, import.stdout(std::process::Stdio::null()))?;
-            self.imported.insert(name.clone());
+        if !self.made.contains(&name) {
+            match data.lowers(stack).as_slice() {
+                [lower] => import(&store, &name, lower)?,
+                lowers => self.load(&store, &name, lowers)?,
+            }
+            self.made.insert(name.clone());
         }
         Ok((store, name))
     }
+
+    /// Makes an image of a layer for each directory. Their archives lie beside the store until it has them.
+    fn load(&self, store: &Shale, name: &str, lowers: &[PathBuf]) -> Result<()> {
+        let base = self.dir.parent().unwrap_or(&self.dir);
+        let archives = tempfile::tempdir_in(base).doing("make a directory in", base)?;
+        let layout = archives.path().join("layout");
+        archive::write_layout(&layout, name, &pack_all(archives.path(), lowers)?, false)?;
+        scratch::run(store.command().args(["load", "--quiet", "--input"]).arg(&layout))
+    }
+}
+
+/// Makes an image of one layer, without a second copy on the disk: the layer may be large.
+fn import(store: &Shale, name: &str, lower: &Path) -> Result<()> {
+    let mut import = store.command();
+    import.args(["import", "--quiet", "-", name]);
+    pipe(
+        &mut pack(lower, Path::new("-")),
+        import.stdout(std::process::Stdio::null()),
+    )
+}
+
+/// An archive of each directory, the last one first: images count their layers from the bottom.
+fn pack_all(dir: &Path, lowers: &[PathBuf]) -> Result<Vec<Layer>> {
+    let archive = |(number, lower): (usize, &PathBuf)| {
+        interrupt::check()?;
+        let path = dir.join(format!("{number}.tar"));
+        scratch::run(&mut pack(lower, &path))?;
+        Layer::of(path)
+    };
+    lowers.iter().rev().enumerate().map(archive).collect()
+}
+
+/// The command that puts what is in a directory into an archive.
+fn pack(dir: &Path, archive: &Path) -> Command {
+    let mut tar = Command::new("tar");
+    tar.args(["--create", "--numeric-owner", "--directory"]).arg(dir);
+    tar.arg("--file").arg(archive).arg(".");
+    tar
 }
 
 #[cfg(test)]
@@ -230,6 +267,27 @@ mod tests {
 
     use super::*;
     use crate::data::tests::tiny;
+
+    /// The top wins in either order: what is on top of the lowers must be on top of the image.
+    #[test]
+    fn layers_of_an_image_are_packed_from_the_bottom() {
+        let scratch = tempfile::tempdir().unwrap();
+        let lowers = ["top", "middle", "bottom"].map(|name| scratch.path().join(name));
+        for lower in &lowers {
+            fs::create_dir(lower).unwrap();
+            fs::write(lower.join("name"), lower.file_name().unwrap().as_encoded_bytes()).unwrap();
+        }
+        let layers = pack_all(scratch.path(), &lowers).unwrap();
+        for (layer, wanted) in layers.iter().zip(["bottom", "middle", "top"]) {
+            assert_eq!(layer.size, fs::metadata(&layer.path).unwrap().len());
+            let mut show = Command::new("tar");
+            show.args(["--extract", "--to-stdout", "--file"])
+                .arg(&layer.path)
+                .arg("./name");
+            assert_eq!(show.output().unwrap().stdout, wanted.as_bytes());
+        }
+        assert_eq!(layers.len(), lowers.len());
+    }
 
     #[test]
     fn a_plain_directory_never_lends_its_layer_to_a_change() {

@@ -107,9 +107,6 @@ impl Runner<'_> {
         if workload.change() != Change::Nothing && !kind.writable {
             return Some("read-only");
         }
-        if !kind.stackable && self.data.lowers(workload.stack()).len() > 1 {
-            return Some("images here have one layer");
-        }
         workload.unfit(kind)
     }
 

@@ -118,8 +118,6 @@ pub struct Kind {
     pub served: bool,
     /// It can be written to.
     pub writable: bool,
-    /// It can be mounted over any number of layers.
-    pub stackable: bool,
     /// It is a mount at all.
     pub mounted: bool,
 }

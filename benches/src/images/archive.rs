@@ -28,6 +28,20 @@ pub struct Layer {
     pub size: u64,
 }
 
+impl Layer {
+    /// What lies at a path, read once to know its digest.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(path: PathBuf) -> Result<Self> {
+        let mut hashed = Hashed::new(io::sink());
+        let mut file = File::open(&path).doing("open", &path)?;
+        io::copy(&mut file, &mut hashed).doing("read", &path)?;
+        let (digest, size) = hashed.finish().doing("read", &path)?;
+        Ok(Self { path, digest, size })
+    }
+}
+
 /// Into which layer a path goes.
 pub type Group<'a> = &'a dyn Fn(&[u8]) -> usize;
 
@@ -318,13 +332,13 @@ pub fn write_layout(dir: &Path, tag: &str, layers: &[Layer], gzip: bool) -> Resu
     fs::create_dir_all(&blobs).doing("make", &blobs)?;
     let mut descriptors = Vec::new();
     for layer in layers {
-        let (path, digest, size) = match gzip {
+        let blob = match gzip {
             true => compressed(layer)?,
-            false => (layer.path.clone(), layer.digest.clone(), layer.size),
+            false => layer.clone(),
         };
-        link(&path, &blobs.join(&digest))?;
+        link(&blob.path, &blobs.join(&blob.digest))?;
         let kind = if gzip { "tar+gzip" } else { "tar" };
-        descriptors.push(descriptor(&format!("layer.v1.{kind}"), &digest, size));
+        descriptors.push(descriptor(&format!("layer.v1.{kind}"), &blob.digest, blob.size));
     }
     let digests: Vec<&str> = layers.iter().map(|layer| layer.digest.as_str()).collect();
     let config = put(&blobs, &config(&digests), "config.v1+json")?;
@@ -364,16 +378,12 @@ fn descriptor(kind: &str, digest: &str, size: u64) -> serde_json::Value {
 }
 
 /// The gzip copy of a layer, made beside it the first time.
-fn compressed(layer: &Layer) -> Result<(PathBuf, String, u64)> {
+fn compressed(layer: &Layer) -> Result<Layer> {
     let path = layer.path.with_extension("tar.gz");
     if !path.exists() {
         gzip_file(&layer.path, &path)?;
     }
-    let mut hashed = Hashed::new(io::sink());
-    let mut file = File::open(&path).doing("open", &path)?;
-    io::copy(&mut file, &mut hashed).doing("read", &path)?;
-    let (digest, size) = hashed.finish().doing("read", &path)?;
-    Ok((path, digest, size))
+    Layer::of(path)
 }
 
 /// Compresses a file as gzip does by default.

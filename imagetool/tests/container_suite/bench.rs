@@ -143,6 +143,31 @@ fn a_tiny_run_is_kept_as_json_as_a_table_and_as_a_chart() {
     );
 }
 
+/// With 7 names in 16 layers most layers are alike, and an image may name the same one many times.
+#[test]
+fn images_have_as_many_layers_as_the_workload_asks_for() {
+    let Some(shale) = Shale::root() else { return };
+    let dir = place(&shale, "place");
+    let modes = ["shale-image", "shale-image-rw"];
+    let modes_option = format!("--modes={}", modes.join(","));
+    let mut words = vec!["bench", "--against=native", &modes_option, "--rounds=1"];
+    words.extend(["--format=json", "--dir", dir.to_str().unwrap()]);
+    words.extend(["layers-1", "layers-16", "layers-127"]);
+    words.extend(TINY);
+    let report: Value = serde_json::from_str(&shale.call(&words).ok()).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        for mode in modes {
+            let cells = row["cells"].as_array().unwrap();
+            let cell = cells.iter().find(|cell| cell["system"] == mode).unwrap();
+            assert!(cell["ratio"].is_f64(), "{row}");
+        }
+    }
+    assert_given_back(&dir, &[]);
+    shale.assert_clean();
+}
+
 #[test]
 fn a_missing_peer_is_said_and_does_not_stop_the_others() {
     let Some(shale) = Shale::root() else { return };
