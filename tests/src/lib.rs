@@ -31,6 +31,7 @@ pub mod real;
 pub mod runner;
 pub mod scratch;
 pub mod skip;
+pub mod slow;
 pub mod snapshot;
 pub mod steps;
 pub mod strategies;
