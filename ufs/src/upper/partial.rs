@@ -19,8 +19,9 @@
 //!
 //! Order of locks: `Inode::copying`, then `filling`, then `length`, then `Inode::state`. Reads take none of them.
 //! `filling` is held to make absent blocks present; `length` is shared by writers within the length, and held alone to
-//! change it. Readers see lengths and the limit in the order in which they are changed: the limit is lowered before
-//! the length grows, and read after it.
+//! change it. Who asks for attributes shares it too, so nothing is read from below while it is held alone: what is
+//! needed is filled in before. Readers see lengths and the limit in the order in which they are changed: the limit is
+//! lowered before the length grows, and read after it.
 
 mod allocate;
 mod blocks;
@@ -217,6 +218,7 @@ impl Partial {
             let _shared = self.length.read();
             return answered(self.write_blocks(data, offset));
         }
+        self.fill_edge(offset)?;
         let _alone = self.length.write();
         self.prepare_growth()?;
         let written = self.write_blocks(data, offset);

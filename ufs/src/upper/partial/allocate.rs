@@ -30,29 +30,37 @@ impl Partial {
         let end = end.ok_or(Errno::INVAL).doing("reserve space")?;
         self.note_change();
         let _filling = self.filling.lock();
+        let makes_zeros = mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
+        let to = end.min(self.below_end()).min(self.size_bytes());
+        if makes_zeros {
+            self.fill_edge(offset)?;
+            self.fill_edge(to)?;
+        } else {
+            self.fill_between(offset, to)?;
+        }
         let _alone = self.length.write();
         let result = self.allocate_alone(mode, offset, end);
         self.note_size()?;
         result
     }
 
+    /// How far the content below counts, in whole blocks.
+    fn below_end(&self) -> u64 {
+        match self.limit().min(self.size_bytes()) {
+            0 => 0,
+            counts => self.blocks.end_of(counts - 1),
+        }
+    }
+
+    /// With the blocks there that hold the content below.
     fn allocate_alone(&self, mode: FallocateFlags, offset: u64, end: u64) -> Result<()> {
         let size = self.size_bytes();
         let makes_zeros = mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
         let mut from = offset;
-        // As far as the content below counts, in whole blocks.
-        let below_end = match self.limit().min(size) {
-            0 => 0,
-            counts => self.blocks.end_of(counts - 1),
-        };
-        if offset < below_end {
-            let to = end.min(below_end).min(size);
-            if makes_zeros {
-                self.write_zeros(offset, to)?;
-                from = end.min(below_end);
-            } else {
-                self.fill_between(offset, to)?;
-            }
+        let below_end = self.below_end();
+        if makes_zeros && offset < below_end {
+            self.write_zeros(offset, end.min(below_end).min(size))?;
+            from = end.min(below_end);
         }
         if end > size && !mode.contains(FallocateFlags::KEEP_SIZE) {
             self.prepare_growth()?;
@@ -83,7 +91,8 @@ impl Partial {
         Ok(())
     }
 
-    /// Fills the absent blocks that hold these bytes. With `filling` and `length` held.
+    /// Fills the absent blocks that hold these bytes. With `filling` held, and not `length`: who asks for attributes does
+    /// not wait for what is read from below.
     fn fill_between(&self, offset: u64, end: u64) -> Result<()> {
         let mut buffer = Vec::new();
         let mut at = self.blocks.start_of(offset);
@@ -91,9 +100,17 @@ impl Partial {
             let to = absent.end.min(absent.start + CHUNK_BYTES);
             buffer.resize(index(to - absent.start), 0);
             self.read_below(&mut buffer, absent.start)?;
-            self.put(&mut buffer, absent.start)?;
+            self.put_keeping_time(&mut buffer, absent.start)?;
             at = to;
         }
         Ok(())
+    }
+
+    /// Fills the block in the middle of which a change begins or ends. With `filling` held, and not `length`.
+    pub(super) fn fill_edge(&self, at: u64) -> Result<()> {
+        if self.blocks.start_of(at) == at {
+            return Ok(());
+        }
+        self.fill_between(at, self.size_bytes().min(at + 1))
     }
 }

@@ -151,9 +151,14 @@ impl Partial {
         result.map(|()| Filled::UpTo(end))
     }
 
-    /// Filling in is no modification.
+    /// As [`Partial::put`], for who holds no lock.
     fn put_quietly(&self, bytes: &mut [u8], at: u64) -> Result<()> {
         let _filling = self.filling.lock();
+        self.put_keeping_time(bytes, at)
+    }
+
+    /// Filling in is no modification. With `filling` held.
+    pub(super) fn put_keeping_time(&self, bytes: &mut [u8], at: u64) -> Result<()> {
         let _alone = self.length.write();
         let before = sys::stat_fd(&self.file).doing("read times of partial copy")?;
         let result = self.put(bytes, at);
