@@ -5,6 +5,7 @@
 //!      │             └──────► MountGuard             kernel overlayfs | fuse-overlayfs | shale-ufs
 //!      ├──► steps ───► Tracer                    the server killed at every change it makes
 //!      ├──► power ───► Disks                     the power cut at every flush of the disk below
+//!      ├──► SlowLayer                            a layer of which reads wait at a gate
 //!      └──► runner ──► Model (pure)  ⇄  RealTree (system calls)   step by step, then whole trees
 //! ```
 //!
