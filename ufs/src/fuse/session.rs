@@ -22,9 +22,10 @@ use crate::io_mode::Backing;
 use crate::sys;
 use crate::sys::mount::{self, FuseMount};
 
-/// Threads by default: enough that a few slow requests (a large copy-up) do not hold up the rest.
-const THREADS_MIN: usize = 4;
-const THREADS_DEFAULT_MAX: usize = 8;
+/// Threads by default: a slow request (a read from a slow layer, a large copy-up) holds one for as long as it takes, and the
+/// rest must go on. Those with nothing to do wait beside the device and cost little.
+const THREADS_MIN: usize = 16;
+const THREADS_DEFAULT_MAX: usize = 32;
 
 /// A mounted file system, about to be served.
 pub struct Session {
