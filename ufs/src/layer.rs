@@ -93,15 +93,7 @@ impl Content {
             Self::Source(source) => return source.read_at(buffer, offset),
             Self::Merged(merged) => return merged.read_at(buffer, offset),
         };
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let at = offset + filled as u64;
-            match sys::retry(|| rustix::io::pread(file, &mut buffer[filled..], at))? {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        Ok(filled)
+        Ok(sys::read_fully(file, buffer, offset)?)
     }
 
     /// The next stretch at or after `at` and before `end` that is no hole.

@@ -288,6 +288,20 @@ pub(crate) fn space(fd: impl AsFd) -> SysResult<Space> {
     })
 }
 
+/// Reads until the buffer is full or the file ends.
+pub(crate) fn read_fully(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> SysResult<usize> {
+    let fd = fd.as_fd();
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let at = offset + filled as u64;
+        match retry(|| rustix::io::pread(fd, &mut buffer[filled..], at))? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(filled)
+}
+
 /// The next stretch of a file at or after `at` and before `end` that is no hole. All is data where the file system
 /// knows no holes.
 pub(crate) fn data_from(fd: impl AsFd, at: u64, end: u64) -> SysResult<Option<Range<u64>>> {

@@ -358,17 +358,7 @@ impl Fs {
             Data::Source(source) => return read_source(source.as_ref(), buffer, offset),
             Data::Partial(partial) => return partial.read(buffer, offset),
         };
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let at = offset + filled as u64;
-            match sys::retry(|| rustix::io::pread(file.as_fd(), &mut buffer[filled..], at))
-                .doing("read file")?
-            {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        Ok(filled)
+        sys::read_fully(file.as_fd(), buffer, offset).doing("read file")
     }
 
     /// Writes all of `data`, or as much as fits: an error only when nothing was written.

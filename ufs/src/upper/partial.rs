@@ -173,8 +173,7 @@ impl Partial {
             let part = &mut buffer[index(at - offset)..index(to - offset)];
             match place {
                 Place::Upper => {
-                    let read = read_fully(&self.file, part, at)
-                        .map_err(|error| from_io("read partial copy", &error))?;
+                    let read = sys::read_fully(&self.file, part, at).doing("read partial copy")?;
                     if read < part.len() {
                         // Cut short meanwhile.
                         at += read as u64;
@@ -430,19 +429,6 @@ fn answered((written, error): (usize, Option<Errno>)) -> Result<usize> {
         Some(error) if written == 0 => Err(error).doing("write file"),
         _ => Ok(written),
     }
-}
-
-/// Reads until the buffer is full or the file ends.
-fn read_fully(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        let at = offset + filled as u64;
-        match sys::retry(|| rustix::io::pread(file, &mut buffer[filled..], at))? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    Ok(filled)
 }
 
 /// Writes until all is written or an error comes.

@@ -17,7 +17,7 @@ use rustix::fs::{self, FlockOperation};
 use rustix::io::Errno;
 
 use super::mark::{self, Mark};
-use super::{read_fully, zero_past};
+use super::{index, zero_past};
 use crate::attr::Attr;
 use crate::error::{Doing, Error, Result};
 use crate::layer::Content;
@@ -90,7 +90,7 @@ impl Merged {
             let (in_copy, to) = self.piece(at, end, limit)?;
             let part = &mut buffer[index(at - offset)..index(to - offset)];
             if in_copy {
-                let read = read_fully(&self.file, part, at)?;
+                let read = sys::read_fully(&self.file, part, at)?;
                 if read < part.len() {
                     at += read as u64;
                     break;
@@ -134,10 +134,6 @@ impl ReadAt for Merged {
     fn size_bytes(&self) -> u64 {
         sys::stat_fd(&self.file).map_or(0, |attr| attr.size_bytes)
     }
-}
-
-fn index(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn into_io(error: Error) -> io::Error {
