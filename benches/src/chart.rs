@@ -206,7 +206,7 @@ mod tests {
             .collect();
         assert_eq!(columns, [WORDS_WIDTH + 16; 3], "{text}");
         assert!(!text.contains('\x1b'));
-        assert!(text.contains("shale-plain     – failed\n"));
+        assert!(text.contains("shale-passthrough  – failed\n"));
         assert!(text.contains("shale-image     – read-only\n"));
     }
 

@@ -19,7 +19,7 @@ use crate::workload::{Ability, Change, Workload};
 /// Names of those whom shale can be compared with.
 pub const PEERS: [&str; 3] = ["overlayfs", "fuse-overlayfs", "native"];
 /// Names of shale's own ways to mount.
-pub const MODES: [&str; 4] = ["shale", "shale-plain", "shale-image", "shale-image-rw"];
+pub const MODES: [&str; 4] = ["shale", "shale-passthrough", "shale-image", "shale-image-rw"];
 
 /// What is to be compared.
 pub struct Request {
@@ -229,9 +229,8 @@ fn beside_the_point(name: &str, request: &Request) -> Option<&'static str> {
     if scratch::is_root() {
         return None;
     }
-    let shale = request.modes.iter().any(|name| name == "shale");
     match name {
-        "shale-plain" if shale => Some("the same as shale here, as passthrough needs root"),
+        "shale-passthrough" => Some("passthrough needs root"),
         name if name.starts_with("shale-image") => Some("a plain user's mount ends with its command"),
         _ => None,
     }
@@ -255,7 +254,7 @@ fn candidate(name: &str, request: &Request) -> Candidate {
             program: request.fuse_overlayfs.clone(),
         }),
         "native" => Candidate::Native,
-        "shale-plain" => shale(false),
+        "shale-passthrough" => shale(true),
         "shale-image" => image(false),
         "shale-image-rw" => image(true),
         _ => shale(true),

@@ -170,7 +170,7 @@ pub(crate) mod tests {
             cell("shale", &[0.0052, 0.0053, 0.0060]),
             Cell {
                 failure: Some("no <such> luck & more".to_owned()),
-                ..Cell::new("shale-plain")
+                ..Cell::new("shale-passthrough")
             },
             Cell {
                 absent: Some("read-only"),

@@ -33,7 +33,7 @@ const COLOURS: [(&str, &str); 7] = [
     ("fuse-overlayfs", "#db8a2a"),
     ("native", "#a371c8"),
     ("shale", "#2f81f7"),
-    ("shale-plain", "#79b0f5"),
+    ("shale-passthrough", "#79b0f5"),
     ("shale-image", "#2da44e"),
     ("shale-image-rw", "#7cc48d"),
 ];

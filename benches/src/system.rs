@@ -36,7 +36,7 @@ pub enum System {
     Shale {
         /// The program.
         program: PathBuf,
-        /// Whether the kernel may do I/O on the backing files itself.
+        /// Whether files are opened by the server, so that the kernel may do I/O on the backing files itself.
         passthrough: bool,
         /// More options for it, as `-o` takes them.
         options: Vec<String>,
@@ -62,11 +62,11 @@ impl System {
             Self::Overlayfs => "overlayfs",
             Self::FuseOverlayfs { .. } => "fuse-overlayfs",
             Self::Shale {
-                passthrough: true, ..
+                passthrough: false, ..
             } => "shale",
             Self::Shale {
-                passthrough: false, ..
-            } => "shale-plain",
+                passthrough: true, ..
+            } => "shale-passthrough",
         }
     }
 
@@ -120,8 +120,8 @@ impl System {
             ..
         } = self
         {
-            if !passthrough {
-                options.push(",passthrough=off");
+            if *passthrough {
+                options.push(",passthrough");
             }
             for option in more {
                 options.push(",");

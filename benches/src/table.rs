@@ -177,7 +177,7 @@ mod tests {
         let line = grid.lines().find(|line| line.starts_with("walk-cold ")).unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(words, ["walk-cold", "100", "0.50", "-", "-"]);
-        assert!(text.contains("failed: walk-cold on shale-plain: no <such> luck & more\n"));
+        assert!(text.contains("failed: walk-cold on shale-passthrough: no <such> luck & more\n"));
         assert!(text.contains("missing: native: not there\n"));
         assert!(text.contains("left out: package: no root\n"));
         assert!(text.contains("\nshale: 1; x: rw\n"));

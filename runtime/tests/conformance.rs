@@ -48,6 +48,36 @@ fn death_by_a_signal_is_128_and_its_number() {
     });
 }
 
+/// A shell ignores some signals for what it starts in the background; the command must not inherit that.
+#[test]
+fn signals_of_the_caller_are_forgotten() {
+    use std::os::unix::process::CommandExt;
+    each(|runtime| {
+        let bundle = Bundle::new(runtime, &["cat", "/proc/self/status"]);
+        let inner = bundle.command(&["run", &bundle.id()]);
+        let script = "trap '' HUP INT QUIT USR1 TERM; exec \"$@\"";
+        let mut outer = std::process::Command::new("sh");
+        outer
+            .args(["-c", script, "sh"])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .current_dir(bundle.path())
+            .process_group(0);
+        let output = outer.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let sets: Vec<u64> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("SigIgn:").or(line.strip_prefix("SigBlk:")))
+            .map(|set| u64::from_str_radix(set.trim(), 16).unwrap())
+            .collect();
+        assert_eq!(sets.len(), 2, "{runtime}: {}", describe(&output));
+        for set in sets {
+            // Those above belong to the C library.
+            assert_eq!(set & 0x7fff_ffff, 0, "{runtime}: {text}");
+        }
+    });
+}
+
 #[test]
 fn life_cycle() {
     each(|runtime| {

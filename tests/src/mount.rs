@@ -317,15 +317,14 @@ impl MountGuard {
             .program()
             .ok_or_else(|| io::Error::other("the mount program is missing"))?;
         let mut spec = spec.clone();
-        match self.backend {
-            Backend::ShalePlain => spec.extra_options.push("passthrough=off".into()),
-            // What a test asks for itself comes later and counts.
-            Backend::ShalePartial => {
-                let options = ["partial_min=1", "seal=0.3"].map(String::from);
-                spec.extra_options.splice(0..0, options);
-            }
-            _ => {}
-        }
+        let options: &[&str] = match self.backend {
+            Backend::ShalePassthrough => &["passthrough"],
+            Backend::ShalePartial => &["partial_min=1", "seal=0.3"],
+            _ => &[],
+        };
+        // What a test asks for itself comes later and counts.
+        let options = options.iter().map(|option| (*option).to_owned());
+        spec.extra_options.splice(0..0, options);
         let options = match self.backend {
             Backend::ShaleImage => spec.image_options(self.repository()?, Form::Merged)?,
             Backend::ShaleLayers => spec.image_options(self.repository()?, Form::Stacked)?,

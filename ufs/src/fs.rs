@@ -16,6 +16,7 @@ mod rename;
 mod resume;
 mod seal;
 pub(crate) mod told;
+mod unopened;
 mod xattr;
 
 use std::collections::HashMap;
@@ -36,12 +37,13 @@ use crate::union::{Layout, Resolved, Union};
 pub use attr::Change;
 pub use browse::Neighbour;
 pub(crate) use file::Mode;
-pub use file::{Handles, Opened};
+pub use file::{Handles, OpenFile, Opened};
 pub use link::{NewNode, Owner};
 pub use rename::RenameFlags;
 pub(crate) use seal::Background;
 pub use seal::SealReport;
 pub use told::asked_by;
+pub(crate) use unopened::Closing;
 pub use xattr::{COUNTERS, PROVENANCE, SEAL};
 
 pub use crate::sys::SetTime;
@@ -66,6 +68,7 @@ pub struct Fs {
     pub(crate) handles: Handles,
     listings: dir::Listings,
     contents: browse::Contents,
+    unopened: unopened::Unopened,
     changes: told::Changes,
     requests: Arc<Requests>,
     unanswered: resume::Unanswered,
@@ -99,6 +102,7 @@ impl Fs {
             handles: Handles::default(),
             listings: dir::Listings::default(),
             contents: browse::Contents::default(),
+            unopened: unopened::Unopened::default(),
             changes: told::Changes::default(),
             requests: Arc::default(),
             unanswered: resume::Unanswered::default(),
@@ -172,6 +176,7 @@ impl Fs {
 
     /// Gives back `count` holds of a node.
     pub fn forget(&self, node: u64, count: u64) {
+        self.unopened.close(node);
         self.union.nodes.forget(node, count);
     }
 

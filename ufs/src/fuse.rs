@@ -43,15 +43,17 @@ const REQUEST_BYTES_MAX: u32 = 1 << 20;
 /// How the mount behaves towards the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Behaviour {
-    /// Let the kernel read and write files itself where it can.
-    pub passthrough: bool,
     /// How long the kernel may keep names and attributes.
     pub timeout: Duration,
     /// Let the kernel check and inherit POSIX ACLs.
     pub acl: bool,
-    /// Answer to no open at all, so that a file in the kernel's cache costs no request; only where nothing can ever
-    /// change. `None`: wherever that is so. Such files are not passed through.
-    pub skip_open: Option<bool>,
+    /// Have the kernel open files without asking, so that a file in its cache costs no request. Such files are not
+    /// passed through.
+    pub skip_open: bool,
+    /// Where it asks at open: let it read and write files itself where it can.
+    pub passthrough: bool,
+    /// Where it does not ask: let it keep what is written until the file is closed or synced, or for some seconds.
+    pub writeback: bool,
 }
 
 /// The adapter between the FUSE library and [`Fs`].
@@ -59,7 +61,11 @@ pub(crate) struct Adapter {
     fs: Arc<Fs>,
     behaviour: Behaviour,
     can_pass: AtomicBool,
-    can_skip_opendir: AtomicBool,
+    can_skip_opendir: bool,
+    /// Files are read and written without having been opened.
+    skips_open: bool,
+    /// The kernel keeps for a while what is written.
+    keeps_writes: bool,
     /// Where files need not be opened: the way to what is read ahead.
     ahead: Option<Ahead>,
     listers: Listers,
@@ -72,13 +78,15 @@ pub(crate) struct Adapter {
 impl Adapter {
     /// An adapter, and what gives the kernel contents ahead of their reading, where that can be done.
     pub(crate) fn new(fs: Arc<Fs>, behaviour: Behaviour) -> (Self, Option<Giver>) {
-        let skip_open = behaviour.skip_open.unwrap_or_else(|| fs.is_immutable()) && fs.is_immutable();
-        let (ahead, giver) = skip_open.then(|| ahead::pair(&fs)).unzip();
+        let reads_ahead = behaviour.skip_open && fs.is_immutable();
+        let (ahead, giver) = reads_ahead.then(|| ahead::pair(&fs)).unzip();
         let adapter = Self {
             fs,
             behaviour,
             can_pass: AtomicBool::new(false),
-            can_skip_opendir: AtomicBool::new(false),
+            can_skip_opendir: false,
+            skips_open: false,
+            keeps_writes: false,
             ahead,
             listers: Listers::default(),
             notifier: Arc::default(),
@@ -97,9 +105,12 @@ impl Adapter {
         self.device = Some(Arc::clone(device));
     }
 
-    fn negotiate(&self, config: &mut KernelConfig) {
-        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
-            | InitFlags::FUSE_PARALLEL_DIROPS
+    fn negotiate(&mut self, config: &mut KernelConfig) {
+        let mut has = |feature| config.add_capabilities(feature).is_ok();
+        self.skips_open = self.behaviour.skip_open && has(InitFlags::FUSE_NO_OPEN_SUPPORT);
+        self.keeps_writes = self.skips_open && self.behaviour.writeback && has(InitFlags::FUSE_WRITEBACK_CACHE);
+        self.can_skip_opendir = has(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_CACHE_SYMLINKS
@@ -108,6 +119,13 @@ impl Adapter {
         if self.behaviour.acl {
             wanted |= InitFlags::FUSE_POSIX_ACL;
         }
+        if self.skips_open {
+            // Whether set-id bits must go is then said with each write, and the kernel need not ask for capabilities.
+            wanted |= InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+        } else {
+            // Where there is no open, the kernel empties files by SETATTR.
+            wanted |= InitFlags::FUSE_ATOMIC_O_TRUNC;
+        }
         for flag in wanted.iter() {
             if let Err(missing) = config.add_capabilities(flag) {
                 tracing::debug!(?missing, "the kernel does not offer a FUSE feature");
@@ -115,15 +133,12 @@ impl Adapter {
         }
         let _ = config.set_max_write(REQUEST_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
-        let passthrough = self.behaviour.passthrough && self.ahead.is_none();
-        if passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
+        if self.skips_open {
+            self.fs.open_nothing();
+        } else if self.behaviour.passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
             let _ = config.set_max_stack_depth(1);
             self.can_pass.store(true, Ordering::Relaxed);
         }
-        let can_skip = config
-            .add_capabilities(InitFlags::FUSE_NO_OPENDIR_SUPPORT)
-            .is_ok();
-        self.can_skip_opendir.store(can_skip, Ordering::Relaxed);
         tracing::debug!(abi = %config.kernel_abi(), passthrough = self.can_pass.load(Ordering::Relaxed), "negotiated");
     }
 
@@ -140,11 +155,17 @@ impl Adapter {
 
     /// The entries of a directory changed. To be called before that is answered.
     fn dir_changed(&self, dir: INodeNo) {
-        if self.fs.was_told(dir.0)
-            && let Some(notifier) = self.notifier.get()
-            && let Err(error) = notifier.inval_inode(dir, -1, 0)
+        if self.fs.was_told(dir.0) {
+            self.attributes_changed(dir);
+        }
+    }
+
+    /// Has the kernel ask for attributes again. To be called before an answer lets it go on.
+    fn attributes_changed(&self, node: INodeNo) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(node, -1, 0)
         {
-            tracing::debug!(%dir, %error, "attributes of a directory may be kept too long");
+            tracing::debug!(%node, %error, "attributes may be kept too long");
         }
     }
 
@@ -157,7 +178,12 @@ impl Adapter {
         reply: ReplyEntry,
     ) {
         let (parent, name) = at;
-        let made = self.fs.make(parent.0, name, new, owner).map(|(entry, _)| entry);
+        let made = self.fs.make(parent.0, name, new, owner).map(|(entry, file)| {
+            if let Some(file) = file {
+                self.fs.keep_new(entry.node, file);
+            }
+            entry
+        });
         self.dir_changed(parent);
         self.reply_entry(self.unless_made_before(request, (parent.0, name), made), reply);
     }

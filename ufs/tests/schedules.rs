@@ -21,7 +21,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, Runner, thread};
 use ufs::attr::Time;
 use ufs::cache::PageCache;
-use ufs::fs::{Change, Fs, NewNode, Owner, ROOT, RenameFlags, asked_by};
+use ufs::fs::{Change, Fs, NewNode, OpenFile, Owner, ROOT, RenameFlags, asked_by};
 use ufs::idmap::IdMap;
 use ufs::index::build::{Meta, Tree};
 use ufs::repository::Repository;
@@ -166,7 +166,7 @@ impl Place {
 fn content(fs: &Fs, node: u64) -> Vec<u8> {
     let opened = fs.open_file(node, OFlags::RDONLY, false).unwrap();
     let mut buffer = [0; 64];
-    let read = fs.read(opened.handle, &mut buffer, 0).unwrap();
+    let read = fs.read(OpenFile::Handle(opened.handle), &mut buffer, 0).unwrap();
     fs.close(opened.handle);
     buffer[..read].to_vec()
 }
@@ -197,7 +197,7 @@ fn give_back(fs: &Fs, held: &[u64]) {
 fn write(fs: &Fs, path: &str, at: u64) -> bool {
     let Ok(held) = find(fs, path) else { return false };
     let opened = fs.open_file(held[held.len() - 1], OFlags::WRONLY, false).unwrap();
-    fs.write(opened.handle, b"!", at).unwrap();
+    fs.write(OpenFile::Handle(opened.handle), b"!", at).unwrap();
     fs.close(opened.handle);
     give_back(fs, &held);
     true

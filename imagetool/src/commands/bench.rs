@@ -52,7 +52,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SYSTEMS", value_delimiter = ',', value_parser = PEERS, default_values = PEERS)]
     against: Vec<String>,
 
-    /// Ways of shale to mount (plain: without passthrough, image: `shale mount`, rw: with an upper)
+    /// Ways of shale to mount (passthrough: `-o passthrough`, image: `shale mount`, rw: with an upper)
     #[arg(long, value_name = "MODES", value_delimiter = ',', value_parser = MODES, default_values = MODES)]
     modes: Vec<String>,
 

@@ -196,13 +196,21 @@ pub fn rlimit(resource: u32) -> nix::Result<(u64, u64)> {
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 
-/// Gives back to the default every signal that the Rust runtime or a parent set to be ignored or blocked.
+/// Gives back to the default every signal that the Rust runtime or a parent set to be ignored or blocked (a shell does so
+/// for what it starts in the background, `nohup` for SIGHUP): the command begins as one that nobody has told anything.
 pub fn reset_signals() -> nix::Result<()> {
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-    SigSet::empty().thread_set_mask()?;
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the default action runs no code of this program.
-    unsafe { sigaction(Signal::SIGPIPE, &default) }.map(drop)
+    nix::sys::signal::SigSet::empty().thread_set_mask()?;
+    // SAFETY: all zeros is a valid action: the default one, with no flags and nothing blocked.
+    let default: libc::sigaction = unsafe { std::mem::zeroed() };
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default action runs no code of this program.
+        match Errno::result(unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) }) {
+            // Those that nobody can change, and the two that the C library keeps for itself.
+            Ok(_) | Err(Errno::EINVAL) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Leaves the process at once, without running anything registered for the end of the parent's program.

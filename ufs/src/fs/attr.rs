@@ -1,5 +1,7 @@
 //! Changing attributes.
 
+use std::os::fd::OwnedFd;
+
 use rustix::fs::OFlags;
 
 use super::Fs;
@@ -20,6 +22,8 @@ pub struct Change {
     pub gid: Option<u32>,
     /// Length in bytes.
     pub size_bytes: Option<u64>,
+    /// With the length: the set-id bits go, as nobody else looks after them.
+    pub drops_set_id: bool,
     /// Time of last access.
     pub atime: SetTime,
     /// Time of last modification.
@@ -33,6 +37,7 @@ impl Default for Change {
             uid: None,
             gid: None,
             size_bytes: None,
+            drops_set_id: false,
             atime: SetTime::Keep,
             mtime: SetTime::Keep,
         }
@@ -46,6 +51,7 @@ impl Change {
             uid,
             gid,
             size_bytes,
+            drops_set_id: _,
             atime,
             mtime,
         } = self;
@@ -107,6 +113,9 @@ impl Fs {
             } else {
                 sys::retry(|| rustix::fs::ftruncate(&file, size_bytes)).doing("set length")?;
             }
+            if change.drops_set_id {
+                drop_set_id(&file)?;
+            }
         }
         if (change.atime, change.mtime) != (SetTime::Keep, SetTime::Keep) {
             self.union
@@ -116,7 +125,7 @@ impl Fs {
         Ok(())
     }
 
-    fn chown(&self, named: &std::os::fd::OwnedFd, change: &Change) -> Result<()> {
+    fn chown(&self, named: &OwnedFd, change: &Change) -> Result<()> {
         if !self.ids.keeps_owners() {
             return Ok(());
         }
@@ -135,4 +144,16 @@ impl Fs {
         };
         sys::chown(named, uid, gid).doing("set owner")
     }
+}
+
+/// Takes the set-id bits from a file whose content was changed by somebody without the right to leave them (CAP_FSETID in
+/// capabilities(7)). Answers whether there were any.
+pub(super) fn drop_set_id(file: &OwnedFd) -> Result<bool> {
+    let attr = sys::stat_fd(file).doing("read attributes of changed file")?;
+    let kept = attr.permissions_of_changed();
+    if kept == attr.permissions() {
+        return Ok(false);
+    }
+    sys::chmod(file, kept).doing("drop set-id bits")?;
+    Ok(true)
 }

@@ -8,6 +8,7 @@ use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::Fs;
+use super::attr::drop_set_id;
 use crate::attr::FileType;
 use crate::error::{Doing, Error, Result};
 use crate::io_mode::{Side, Wish};
@@ -59,9 +60,19 @@ impl Handles {
 #[derive(Debug)]
 pub(crate) struct FileHandle {
     node: Arc<Node>,
-    mode: Mode,
+    pub(super) mode: Mode,
     /// Where its bytes are, and the version of the content that this is.
     current: Mutex<(u32, Data)>,
+}
+
+impl FileHandle {
+    pub(super) fn new(node: &Arc<Node>, mode: Mode, version: u32, data: Data) -> Self {
+        Self {
+            node: Arc::clone(node),
+            mode,
+            current: Mutex::new((version, data)),
+        }
+    }
 }
 
 impl Drop for FileHandle {
@@ -72,9 +83,18 @@ impl Drop for FileHandle {
     }
 }
 
+/// A file as the kernel names it when it reads or writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenFile {
+    /// By what [`Fs::open_file`] answered.
+    Handle(u64),
+    /// By its node: it was not opened.
+    Node(u64),
+}
+
 /// Where an open file's bytes are.
 #[derive(Clone)]
-enum Data {
+pub(super) enum Data {
     /// In a file of their own.
     File(Arc<OwnedFd>),
     /// Somewhere in a layer.
@@ -168,13 +188,8 @@ impl Fs {
             Data::File(file) => {
                 let mut attr = sys::stat_fd(file).doing("read attributes of open file")?;
                 if truncate {
-                    let kept = if keeps_set_id {
-                        attr.permissions()
-                    } else {
-                        attr.permissions_of_changed()
-                    };
-                    if kept != attr.permissions() {
-                        sys::chmod(file, kept).doing("drop set-id bits")?;
+                    if !keeps_set_id {
+                        drop_set_id(file)?;
                     }
                     empty(file, attr.size_bytes)?;
                     attr.size_bytes = 0;
@@ -243,23 +258,24 @@ impl Fs {
 
     fn insert(&self, handle: u64, node: &Arc<Node>, mode: Mode, version: u32, data: Data) {
         let inode = &node.inode;
-        let journal = &self.union.nodes.journal;
         if mode.runs {
             inode.running.fetch_add(1, Ordering::AcqRel);
         }
         // Counted before the look: a removal counts after it has made an orphan.
         inode.open_count.fetch_add(1, Ordering::SeqCst);
+        self.keep_orphan(inode);
+        let open = FileHandle::new(node, mode, version, data);
+        self.handles.files.write().insert(handle, Arc::new(open));
+    }
+
+    /// Has a deleted file that is open outlive this server.
+    pub(super) fn keep_orphan(&self, inode: &Inode) {
+        let journal = &self.union.nodes.journal;
         if journal.is_kept()
             && let Some(orphan) = inode.state.read().orphan.clone()
         {
             journal.keep_open(inode.ino, &orphan);
         }
-        let open = FileHandle {
-            node: Arc::clone(node),
-            mode,
-            current: Mutex::new((version, data)),
-        };
-        self.handles.files.write().insert(handle, Arc::new(open));
     }
 
     /// Notes what a file was opened for, before the kernel hears of the handle.
@@ -286,7 +302,7 @@ impl Fs {
     }
 
     /// Opens what holds the content now. A file that a writer copies up meanwhile is opened anew.
-    fn open_content(&self, inode: &Arc<Inode>, write: bool) -> Result<(Data, Side)> {
+    pub(super) fn open_content(&self, inode: &Arc<Inode>, write: bool) -> Result<(Data, Side)> {
         loop {
             if let Some(partial) = self.open_partial(inode, write)? {
                 return Ok((partial, Side::Upper));
@@ -343,6 +359,19 @@ impl Fs {
         Ok(current.1.clone())
     }
 
+    fn opened(&self, file: OpenFile, write: bool) -> Result<Arc<FileHandle>> {
+        match file {
+            OpenFile::Handle(handle) => {
+                let open = self.handles.file(handle)?;
+                if write && !open.mode.write {
+                    return Err(Error::UnknownHandle(handle));
+                }
+                Ok(open)
+            }
+            OpenFile::Node(node) => self.open_by_node(node, write),
+        }
+    }
+
     /// The node that a handle was opened on.
     pub(crate) fn node_of(&self, handle: u64) -> Result<Arc<Node>> {
         Ok(Arc::clone(&self.handles.file(handle)?.node))
@@ -352,8 +381,8 @@ impl Fs {
     ///
     /// # Errors
     /// What the layer's file system answers.
-    pub fn read(&self, handle: u64, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        let file = match self.current(self.handles.file(handle)?.as_ref())? {
+    pub fn read(&self, file: OpenFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let file = match self.current(&*self.opened(file, false)?)? {
             Data::File(file) => file,
             Data::Source(source) => return read_source(source.as_ref(), buffer, offset),
             Data::Partial(partial) => return partial.read(buffer, offset),
@@ -365,8 +394,8 @@ impl Fs {
     ///
     /// # Errors
     /// What the upper's file system answers.
-    pub fn write(&self, handle: u64, data: &[u8], offset: u64) -> Result<usize> {
-        let file = match self.writable_data(handle)? {
+    pub fn write(&self, file: OpenFile, data: &[u8], offset: u64) -> Result<usize> {
+        let file = match self.current(&*self.opened(file, true)?)? {
             Data::Partial(partial) => return partial.write(data, offset),
             other => other.into_file()?,
         };
@@ -382,20 +411,25 @@ impl Fs {
         Ok(written)
     }
 
-    fn writable_data(&self, handle: u64) -> Result<Data> {
-        let handle_ref = self.handles.file(handle)?;
-        if !handle_ref.mode.write {
-            return Err(Error::UnknownHandle(handle));
+    /// Takes the set-id bits from a file that is about to be written to by somebody who must not leave them. Answers whether
+    /// there were any.
+    ///
+    /// # Errors
+    /// What the upper's file system answers.
+    pub fn drop_set_id(&self, file: OpenFile) -> Result<bool> {
+        match self.current(&*self.opened(file, true)?)? {
+            Data::File(file) => drop_set_id(&file),
+            Data::Partial(partial) => drop_set_id(partial.file()),
+            Data::Source(_) => Ok(false),
         }
-        self.current(&handle_ref)
     }
 
     /// Brings what was written to the disk, unless the mount is volatile.
     ///
     /// # Errors
     /// What the upper's file system answers.
-    pub fn sync(&self, handle: u64, data_only: bool) -> Result<()> {
-        let handle = self.handles.file(handle)?;
+    pub fn sync(&self, file: OpenFile, data_only: bool) -> Result<()> {
+        let handle = self.opened(file, false)?;
         let inode = &handle.node.inode;
         let upper = match &self.union.upper {
             Some(upper) if !upper.options.volatile && inode.in_upper() => upper,
@@ -432,9 +466,9 @@ impl Fs {
     ///
     /// # Errors
     /// What the upper's file system answers.
-    pub fn allocate(&self, handle: u64, mode: u32, offset: u64, length: u64) -> Result<()> {
+    pub fn allocate(&self, file: OpenFile, mode: u32, offset: u64, length: u64) -> Result<()> {
         let flags = FallocateFlags::from_bits_retain(mode);
-        let file = match self.writable_data(handle)? {
+        let file = match self.current(&*self.opened(file, true)?)? {
             Data::Partial(partial) => return partial.allocate(flags, offset, length),
             other => other.into_file()?,
         };
@@ -445,8 +479,8 @@ impl Fs {
     ///
     /// # Errors
     /// ENXIO past the end, as `lseek(2)`.
-    pub fn seek(&self, handle: u64, offset: u64, whence: i32) -> Result<u64> {
-        let file = match self.current(self.handles.file(handle)?.as_ref())? {
+    pub fn seek(&self, file: OpenFile, offset: u64, whence: i32) -> Result<u64> {
+        let file = match self.current(&*self.opened(file, false)?)? {
             Data::File(file) => file,
             Data::Source(source) => return seek_source(source.size_bytes(), offset, whence),
             Data::Partial(partial) => return partial.seek(offset, whence),
@@ -463,12 +497,12 @@ impl Fs {
     ///
     /// # Errors
     /// What the upper's file system answers.
-    pub fn copy_range(&self, from: (u64, u64), to: (u64, u64), length: u64) -> Result<usize> {
-        let Data::File(source) = self.current(self.handles.file(from.0)?.as_ref())? else {
+    pub fn copy_range(&self, from: (OpenFile, u64), to: (OpenFile, u64), length: u64) -> Result<usize> {
+        let Data::File(source) = self.current(&*self.opened(from.0, false)?)? else {
             // The kernel then reads and writes by itself.
             return Err(Error::Unsupported("the source is no file of its own"));
         };
-        let Data::File(target) = self.writable_data(to.0)? else {
+        let Data::File(target) = self.current(&*self.opened(to.0, true)?)? else {
             return Err(Error::Unsupported("the target is a partial copy"));
         };
         let length = usize::try_from(length)

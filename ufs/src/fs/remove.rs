@@ -6,7 +6,6 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::fs::{self, AtFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
@@ -101,7 +100,7 @@ impl Fs {
             let named = upper.name(inode)?;
             inode.state.write().orphan = Some(Arc::clone(&named));
             self.let_go_of_partial(inode);
-            if inode.open_count.load(Ordering::SeqCst) > 0 {
+            if self.may_be_open(inode) {
                 self.union.nodes.journal.keep_open(inode.ino, &named);
             }
         }

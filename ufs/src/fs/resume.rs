@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(second.unanswered_open(5), Some(handle));
         assert_eq!(second.unanswered_open(6), None);
         let mut buffer = [0; 2];
-        assert_eq!(second.read(handle, &mut buffer, 0).unwrap(), 1);
+        assert_eq!(second.read(OpenFile::Handle(handle), &mut buffer, 0).unwrap(), 1);
         assert_eq!(buffer[0], b'a');
         let (_, new) = open(&second, "b", 8);
         assert!(![handle, closed].contains(&new), "no handle is given twice");

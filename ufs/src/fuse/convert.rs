@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use fuser::{FileAttr, INodeNo, Request, TimeOrNow};
+use fuser::{FileAttr, FileHandle, INodeNo, Request, TimeOrNow};
 
 use crate::attr::{Attr, FileType, Time};
 use crate::error::{Errno, Error};
-use crate::fs::{Owner, SetTime};
+use crate::fs::{OpenFile, Owner, SetTime};
 
 /// The number for the kernel; what no program should ever see the cause of is logged.
 pub(super) fn errno(error: &Error) -> fuser::Errno {
@@ -25,6 +25,14 @@ pub(super) fn owner(request: &Request, mode: u32, umask: u32) -> Owner {
         gid: request.gid(),
         mode: mode & 0o7777,
         umask,
+    }
+}
+
+/// Handle 0 is named where nothing was opened.
+pub(super) fn open_file(node: INodeNo, handle: FileHandle) -> OpenFile {
+    match handle.0 {
+        0 => OpenFile::Node(node.0),
+        handle => OpenFile::Handle(handle),
     }
 }
 

@@ -100,10 +100,11 @@ pub(crate) fn feed(fs: Fs, input: &[u8], canary: &[u8]) -> usize {
 /// Serves from a thread of its own. Nothing ahead of its reading is given: there is no kernel to give it to.
 fn serve(fs: Fs, socket: OwnedFd) -> std::thread::JoinHandle<io::Result<()>> {
     let behaviour = Behaviour {
-        passthrough: true,
         timeout: Duration::from_secs(1),
         acl: true,
-        skip_open: None,
+        skip_open: fs.is_immutable(),
+        passthrough: true,
+        writeback: false,
     };
     std::thread::spawn(move || {
         let (adapter, _giver) = Adapter::new(Arc::new(fs), behaviour);

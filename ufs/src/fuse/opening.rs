@@ -16,14 +16,14 @@ use super::again::number;
 use super::backing::Lent;
 use super::convert::{errno, file_attr};
 use crate::error::{Error, Result};
-use crate::fs::{NewNode, Opened, Owner};
+use crate::fs::{NewNode, OpenFile, Opened, Owner};
 use crate::io_mode::{Backing, Choice};
 use crate::sys;
 
 impl Adapter {
-    /// Where nothing can change, the kernel is told once that it need not ask.
+    /// Where nothing is to be opened, the kernel is told once that it need not ask.
     pub(super) fn answer_open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.ahead.is_some() {
+        if self.skips_open {
             return reply.error(fuser::Errno::ENOSYS);
         }
         self.close_unanswered(request);
@@ -52,6 +52,10 @@ impl Adapter {
         owner: Owner,
         reply: ReplyCreate,
     ) {
+        // The kernel then makes the file first.
+        if self.skips_open {
+            return reply.error(fuser::Errno::ENOSYS);
+        }
         self.close_unanswered(request);
         let made = self
             .fs
@@ -85,6 +89,26 @@ impl Adapter {
                 reply.error(errno(&error));
             }
         }
+    }
+
+    /// Whether set-id bits must go when this caller changes a file and the request does not say so: what the kernel leaves to
+    /// us (FUSE_HANDLE_KILLPRIV_V2 of fuse.h), with root standing for those who have CAP_FSETID.
+    pub(super) fn looks_after_set_id(&self, request: &Request) -> bool {
+        self.skips_open && request.uid() != 0
+    }
+
+    pub(super) fn drop_set_id_for(&self, request: &Request, node: INodeNo, file: OpenFile) -> Result<()> {
+        if self.looks_after_set_id(request) {
+            self.drop_set_id(node, file)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_set_id(&self, node: INodeNo, file: OpenFile) -> Result<()> {
+        if self.fs.drop_set_id(file)? {
+            self.attributes_changed(node);
+        }
+        Ok(())
     }
 
     pub(super) fn close(&self, handle: u64) {

@@ -59,10 +59,11 @@ impl Default for MountOptions {
             layout: Layout::default(),
             ids: IdMap::default(),
             behaviour: Behaviour {
-                passthrough: true,
                 timeout: TIMEOUT_DEFAULT,
                 acl: true,
-                skip_open: None,
+                skip_open: true,
+                passthrough: true,
+                writeback: false,
             },
             flags: MountFlags {
                 read_only: false,
@@ -182,8 +183,12 @@ impl MountOptions {
             "timeout" => self.behaviour.timeout = seconds(name, value)?,
             "threads" => self.threads = Some(threads(name, value)?),
             "supervise" => self.supervise = Some(switch(name, value)?),
-            "passthrough" => self.behaviour.passthrough = switch(name, value)?,
-            "skip_open" => self.behaviour.skip_open = Some(switch(name, value)?),
+            "passthrough" => {
+                self.behaviour.passthrough = switch(name, value)?;
+                self.behaviour.skip_open &= !self.behaviour.passthrough;
+            }
+            "skip_open" => self.behaviour.skip_open = switch(name, value)?,
+            "writeback" => self.behaviour.writeback = switch(name, value)?,
             "metacopy" => self.layout.options.metacopy = switch(name, value)?,
             "partial" | "nopartial" => {
                 let wanted = switch(name, value)? == (name == "partial");

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -15,7 +14,7 @@ use fuser::{
 
 use super::again::{unless_gone_before, unless_set_before};
 use super::ahead::SMALL_BYTES_MAX;
-use super::convert::{absent, clamp, errno, file_attr, fuser_type, owner, set_time};
+use super::convert::{absent, clamp, errno, file_attr, fuser_type, open_file, owner, set_time};
 use super::{Adapter, REQUEST_BYTES_MAX, answer, reply_xattr};
 use crate::attr::FileType;
 use crate::error::Error;
@@ -53,7 +52,7 @@ impl fuser::Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -74,6 +73,7 @@ impl fuser::Filesystem for Adapter {
             uid,
             gid,
             size_bytes: size,
+            drops_set_id: size.is_some() && self.looks_after_set_id(request),
             atime: set_time(atime),
             mtime: set_time(mtime),
         };
@@ -224,7 +224,7 @@ impl fuser::Filesystem for Adapter {
             }
             let buffer = &mut buffer[..size];
             let read = match &self.ahead {
-                None => self.fs.read(handle.0, buffer, offset),
+                None => self.fs.read(open_file(node, handle), buffer, offset),
                 Some(ahead) => {
                     let read = self.fs.read_node(node.0, buffer, offset);
                     if offset == 0 && read.as_ref().is_ok_and(|read| *read <= SMALL_BYTES_MAX) {
@@ -243,16 +243,22 @@ impl fuser::Filesystem for Adapter {
     fn write(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
+        write_flags: WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.fs.write(handle.0, data, offset) {
+        let file = open_file(node, handle);
+        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+            && let Err(error) = self.drop_set_id(node, file)
+        {
+            return reply.error(errno(&error));
+        }
+        match self.fs.write(file, data, offset) {
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(&error)),
         }
@@ -275,7 +281,7 @@ impl fuser::Filesystem for Adapter {
     fn fsync(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
@@ -284,7 +290,7 @@ impl fuser::Filesystem for Adapter {
         if self.ahead.is_some() {
             return reply.ok();
         }
-        answer(self.fs.sync(handle.0, datasync), reply);
+        answer(self.fs.sync(open_file(node, handle), datasync), reply);
     }
 
     /// Directories are listed without a handle. Where nothing changes, a kernel that can do without asks only once, and
@@ -294,7 +300,7 @@ impl fuser::Filesystem for Adapter {
             let (handle, flags) = self.listers.open(node);
             return reply.opened(handle, flags);
         }
-        if self.can_skip_opendir.load(Ordering::Relaxed) {
+        if self.can_skip_opendir {
             return reply.error(fuser::Errno::ENOSYS);
         }
         reply.opened(
@@ -473,36 +479,37 @@ impl fuser::Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
-        _node: INodeNo,
+        request: &Request,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        answer(
-            self.fs.allocate(handle.0, mode.cast_unsigned(), offset, length),
-            reply,
-        );
+        let file = open_file(node, handle);
+        let allocated = self
+            .drop_set_id_for(request, node, file)
+            .and_then(|()| self.fs.allocate(file, mode.cast_unsigned(), offset, length));
+        answer(allocated, reply);
     }
 
     fn lseek(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        // The kernel then takes all of a file for data.
-        if self.ahead.is_some() {
+        // The kernel then takes all of a file for data: there are no holes, or it has data that nobody else knows of.
+        if self.ahead.is_some() || self.keeps_writes {
             return reply.error(fuser::Errno::ENOSYS);
         }
         let found = u64::try_from(offset)
             .map_err(|_| Error::Invalid("negative offset"))
-            .and_then(|offset| self.fs.seek(handle.0, offset, whence));
+            .and_then(|offset| self.fs.seek(open_file(node, handle), offset, whence));
         match found {
             Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
             Err(error) => reply.error(errno(&error)),
@@ -511,21 +518,23 @@ impl fuser::Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
-        _node_in: INodeNo,
+        request: &Request,
+        node_in: INodeNo,
         handle_in: FileHandle,
         offset_in: u64,
-        _node_out: INodeNo,
+        node_out: INodeNo,
         handle_out: FileHandle,
         offset_out: u64,
         length: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        match self
-            .fs
-            .copy_range((handle_in.0, offset_in), (handle_out.0, offset_out), length)
-        {
+        let from = (open_file(node_in, handle_in), offset_in);
+        let to = (open_file(node_out, handle_out), offset_out);
+        let copied = self
+            .drop_set_id_for(request, node_out, to.0)
+            .and_then(|()| self.fs.copy_range(from, to, length));
+        match copied {
             Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
             Err(error) => reply.error(errno(&error)),
         }

@@ -17,7 +17,7 @@ use super::counted::Counted;
 use super::handover::{self, Kept};
 use super::options::{MountFlags, MountOptions};
 use crate::error::SetupError;
-use crate::fs::{Background, Fs};
+use crate::fs::{Background, Closing, Fs};
 use crate::io_mode::Backing;
 use crate::sys;
 use crate::sys::mount::{self, FuseMount};
@@ -163,12 +163,14 @@ impl Session {
                 .spawn(move || giver.run(&notifier))?;
         }
         let sealing = Background::start(&self.fs)?;
+        let closing = Closing::start(&self.fs)?;
         ready()?;
         let served = match self.inner.run() {
             // With several threads the end of the mount reaches some of them as an abort.
             Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
             result => result,
         };
+        closing.finish(&self.fs);
         sealing.finish(&self.fs);
         served
     }

@@ -24,6 +24,7 @@ use super::handover::Kept;
 use super::options::MountOptions;
 use crate::error::SetupError;
 use crate::sys::process::{self, Ready};
+use crate::sys::rights;
 use crate::union::Lower;
 
 /// A server that dies before this had no time to do anything but die.
@@ -66,13 +67,7 @@ pub fn prepare(options: &mut MountOptions, mountpoint: &Path) -> Result<Option<P
 /// Whether this process may mount by itself: only then does the device come to it before the mount.
 #[must_use]
 pub fn mount_is_ours() -> bool {
-    const SYS_ADMIN: u32 = 21;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    effective.is_some_and(|set| set >> SYS_ADMIN & 1 == 1)
+    rights::is_admin()
 }
 
 /// Runs `serve` in a child, and again whenever it dies, until it ends by itself. Answers the status to exit with.

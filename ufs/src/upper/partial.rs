@@ -199,6 +199,10 @@ impl Partial {
         Ok(())
     }
 
+    pub(crate) fn file(&self) -> &OwnedFd {
+        &self.file
+    }
+
     /// Writes all of `data`, or as much as fits: an error only when nothing was written.
     pub(crate) fn write(&self, data: &[u8], offset: u64) -> Result<usize> {
         let end = offset
