@@ -36,8 +36,11 @@ Options for -o, separated by commas (write `\\,` and `\\:` for a comma or colon 
   squash_to_root          show all files as root's (squash_to_uid=N, squash_to_gid=N)
   squash_overflow         show owners that the user namespace cannot name as root
   volatile, fsync=0       never sync: for throw-away uppers
-  passthrough=off         all reads and writes through the server
-  skip_open=off           ask the server at every open, also where nothing can change
+  passthrough             let the kernel read and write large files itself, and ask the server at every open: for
+                          large files that are read or written at once, or by several mounts
+  skip_open=off           ask the server at every open, also where nothing can be passed through
+  writeback               let the kernel keep what is written for some seconds, or until the file is closed or
+                          synced: for many small writes; that the disk is full then shows at the close
   metacopy=off            copy data up also when only metadata changes
   partial                 copy only the blocks of files up that are written; the upperdir
                           is then to be read through a mount, or sealed first (partial_min=BYTES, nopartial)
