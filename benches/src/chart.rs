@@ -19,7 +19,7 @@ use crate::workload::Unit;
 /// Powers of two to either side.
 pub(crate) const REACH: f64 = 4.0;
 /// The words before the bars.
-const WORDS_WIDTH: usize = 44;
+const WORDS_WIDTH: usize = 46;
 const BARS_WIDTH_MIN: usize = 16;
 const BARS_WIDTH_MAX: usize = 64;
 
@@ -115,7 +115,7 @@ fn words(row: &Row, cell: &Cell, base: Option<&str>, style: &Style) -> String {
             (None, Some(why)) => why,
             (None, None) => "not measured",
         };
-        return format!("  {:<15} {} {why}", cell.system, style.none());
+        return format!("  {:<17} {} {why}", cell.system, style.none());
     };
     let median = match row.unit {
         Unit::Seconds => duration(summary.median),
@@ -126,7 +126,7 @@ fn words(row: &Row, cell: &Cell, base: Option<&str>, style: &Style) -> String {
         _ => String::new(),
     };
     let spread = format!("±{:.0}%", summary.spread() * 50.0);
-    format!("  {:<15} {median:>9} {spread:>6} {ratio:>7}  ", cell.system)
+    format!("  {:<17} {median:>9} {spread:>6} {ratio:>7}  ", cell.system)
 }
 
 /// The bar with the line of the base in its middle.
@@ -206,8 +206,8 @@ mod tests {
             .collect();
         assert_eq!(columns, [WORDS_WIDTH + 16; 3], "{text}");
         assert!(!text.contains('\x1b'));
-        assert!(text.contains("shale-passthrough  – failed\n"));
-        assert!(text.contains("shale-image     – read-only\n"));
+        assert!(text.contains("shale-passthrough – failed\n"));
+        assert!(text.contains("shale-image       – read-only\n"));
     }
 
     #[test]

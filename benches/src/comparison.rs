@@ -257,7 +257,7 @@ fn candidate(name: &str, request: &Request) -> Candidate {
         "shale-passthrough" => shale(true),
         "shale-image" => image(false),
         "shale-image-rw" => image(true),
-        _ => shale(true),
+        _ => shale(false),
     }
 }
 

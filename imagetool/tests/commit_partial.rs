@@ -16,7 +16,7 @@ use imagetool::import::{ImportOptions, import};
 use imagetool::progress::Progress;
 use imagetool::store::{ContainerId, ContainerRecord, ContainerStatus, Store};
 use ufs::diff::Snapshot;
-use ufs::fs::{Change, Fs, ROOT};
+use ufs::fs::{Change, Fs, OpenFile, ROOT};
 use ufs::idmap::IdMap;
 use ufs::{Layout, UpperOptions};
 
@@ -111,9 +111,10 @@ fn change(fs: &Fs) -> Vec<(String, Vec<u8>)> {
     let node = |name: &str| fs.lookup(ROOT, OsStr::new(name)).unwrap().node;
     let flags = rustix::fs::OFlags::from_bits_retain(BOTH);
     let handle = fs.open_file(node("changed"), flags, true).unwrap().handle;
-    fs.write(handle, b"first", 5).unwrap();
-    fs.write(handle, &[b'm'; 9000], 500_000).unwrap();
-    fs.write(handle, b"past the end", SIZE_BYTES as u64 + 70_000)
+    let file = OpenFile::Handle(handle);
+    fs.write(file, b"first", 5).unwrap();
+    fs.write(file, &[b'm'; 9000], 500_000).unwrap();
+    fs.write(file, b"past the end", SIZE_BYTES as u64 + 70_000)
         .unwrap();
     fs.close(handle);
     let size = |bytes| Change {
@@ -133,7 +134,7 @@ fn read(fs: &Fs, node: u64) -> Vec<u8> {
         .unwrap()
         .handle;
     let mut bytes = vec![0; 3 * SIZE_BYTES];
-    let read = fs.read(handle, &mut bytes, 0).unwrap();
+    let read = fs.read(OpenFile::Handle(handle), &mut bytes, 0).unwrap();
     bytes.truncate(read);
     fs.close(handle);
     bytes

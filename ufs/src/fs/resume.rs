@@ -119,7 +119,7 @@ mod tests {
     use rustix::fs::OFlags;
 
     use super::*;
-    use crate::fs::ROOT;
+    use crate::fs::{OpenFile, ROOT};
     use crate::journal::Store;
     use crate::union::Lower;
     use crate::upper::UpperOptions;
