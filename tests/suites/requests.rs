@@ -168,9 +168,14 @@ fn writable(backend: Backend) {
     for _ in 0..2 {
         read(&fixture, "d/f7");
     }
-    assert_at_most(read_known, &fixture, "open, read and close of a cached file", || {
-        read(&fixture, "d/f7");
-    });
+    assert_at_most(
+        read_known,
+        &fixture,
+        "open, read and close of a cached file",
+        || {
+            read(&fixture, "d/f7");
+        },
+    );
     assert_at_most(0, &fixture, "stat of a known file", || {
         fixture.at("d/f8").metadata().expect("stat");
     });

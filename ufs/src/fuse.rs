@@ -108,7 +108,8 @@ impl Adapter {
     fn negotiate(&mut self, config: &mut KernelConfig) {
         let mut has = |feature| config.add_capabilities(feature).is_ok();
         self.skips_open = self.behaviour.skip_open && has(InitFlags::FUSE_NO_OPEN_SUPPORT);
-        self.keeps_writes = self.skips_open && self.behaviour.writeback && has(InitFlags::FUSE_WRITEBACK_CACHE);
+        self.keeps_writes =
+            self.skips_open && self.behaviour.writeback && has(InitFlags::FUSE_WRITEBACK_CACHE);
         self.can_skip_opendir = has(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS

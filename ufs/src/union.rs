@@ -5,6 +5,7 @@
 pub(crate) mod earlier;
 pub(crate) mod inode;
 mod light;
+pub(crate) mod lowers;
 pub(crate) mod nodes;
 mod noted;
 pub(crate) mod number;
@@ -34,6 +35,7 @@ use earlier::Earlier;
 use inode::{Inode, Link, Node, State};
 use nodes::{Doubt, Hold, Nodes};
 use number::{HandedOut, Numbers};
+use smallvec::smallvec;
 
 /// A place in one of the lower layers.
 #[derive(Debug, Clone)]
@@ -285,9 +287,9 @@ impl Union {
                 && self.nodes.hold_light(number, found.copies)
             {
                 let state = State {
-                    links: vec![Link {
+                    links: smallvec![Link {
                         parent: Arc::clone(parent),
-                        name: name.to_os_string(),
+                        name: name.into(),
                     }],
                     lowers: found.lowers.into(),
                     ..State::default()

@@ -78,10 +78,7 @@ impl Fs {
                 outcome => {
                     report.left += 1;
                     let links = inode.state.read().links.clone();
-                    let name = links
-                        .first()
-                        .map(|link| link.name.as_os_str())
-                        .unwrap_or_default();
+                    let name = links.first().map(|link| &*link.name).unwrap_or_default();
                     tracing::warn!(name = %name.display(), ?outcome, "a copy stays partial");
                 }
             })?;

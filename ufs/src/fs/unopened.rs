@@ -157,7 +157,10 @@ impl Fs {
             && let Ok(node) = self.union.node(node)
         {
             let version = node.inode.content_version.load(Ordering::Acquire);
-            let mode = Mode { write: true, runs: false };
+            let mode = Mode {
+                write: true,
+                runs: false,
+            };
             let open = FileHandle::new(&node, mode, version, Content::File(file).into());
             self.unopened.keep(node.id, &Arc::new(open));
         }

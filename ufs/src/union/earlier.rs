@@ -16,6 +16,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::inode::{Inode, Node, State};
+use super::lowers::Lowers;
 use super::nodes::Hold;
 use super::{LowerRef, Union, resolve};
 use crate::attr::{Attr, FileType};
@@ -189,7 +190,7 @@ impl Union {
             return Ok(None);
         }
         let state = State {
-            lowers: Arc::from([LowerRef { layer, node }]),
+            lowers: Lowers::One(LowerRef { layer, node }),
             ..State::default()
         };
         Ok(Some(Inode::new(id, file_type, state)))

@@ -16,11 +16,13 @@
 //! `light`, `inodes`, `by_upper`, `by_place`. Data moves under `copying` alone; `state` and the tables are never held
 //! over I/O.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::LowerRef;
+use smallvec::SmallVec;
+
+use super::lowers::Lowers;
 use crate::attr::FileType;
 use crate::fs::told::Told;
 use crate::io_mode::IoState;
@@ -31,14 +33,17 @@ use crate::sync::{Mutex, RwLock};
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     pub(crate) parent: Arc<Inode>,
-    pub(crate) name: OsString,
+    pub(crate) name: Box<OsStr>,
 }
+
+/// The names of a file: nearly always one, which is kept without an allocation.
+pub(crate) type Links = SmallVec<[Link; 1]>;
 
 /// What may change about a file while it is mounted.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     /// Its names, as far as they have been met. Empty for the root and for deleted files.
-    pub(crate) links: Vec<Link>,
+    pub(crate) links: Links,
     /// Its inode number in the upper layer, once it is there.
     pub(crate) upper: Option<u64>,
     /// The upper holds only the metadata; the content is still that of the last of `lowers`.
@@ -47,7 +52,7 @@ pub(crate) struct State {
     pub(crate) partial: bool,
     /// Its places below, top first: all merged ones of a directory; for a file the visible one, and after that
     /// those that hold its content when the visible one is a metadata-only copy.
-    pub(crate) lowers: Arc<[LowerRef]>,
+    pub(crate) lowers: Lowers,
     /// Keeps a deleted file of the upper reachable.
     pub(crate) orphan: Option<Arc<OwnedFd>>,
     /// A directory that was removed: nothing can be created in it.
@@ -116,13 +121,13 @@ impl Inode {
     }
 
     /// The places below of what is not in the upper: the two are one answer, for a copy-up may come between two.
-    pub(super) fn only_below(&self) -> Option<Arc<[LowerRef]>> {
+    pub(super) fn only_below(&self) -> Option<Lowers> {
         let state = self.state.read();
-        state.upper.is_none().then(|| Arc::clone(&state.lowers))
+        state.upper.is_none().then(|| state.lowers.clone())
     }
 
-    pub(crate) fn lowers(&self) -> Arc<[LowerRef]> {
-        Arc::clone(&self.state.read().lowers)
+    pub(crate) fn lowers(&self) -> Lowers {
+        self.state.read().lowers.clone()
     }
 
     /// Compares with a file just found that has the same number.
@@ -151,7 +156,7 @@ impl Inode {
         }
         state.links.push(Link {
             parent: Arc::clone(parent),
-            name: name.to_os_string(),
+            name: name.into(),
         });
         true
     }
@@ -164,7 +169,7 @@ impl Inode {
     pub(super) fn add_name(&self, parent: &Arc<Inode>, name: &OsStr) {
         self.state.write().links.push(Link {
             parent: Arc::clone(parent),
-            name: name.to_os_string(),
+            name: name.into(),
         });
     }
 
@@ -204,7 +209,7 @@ impl Node {
 
 impl Link {
     fn is(&self, parent: &Arc<Inode>, name: &OsStr) -> bool {
-        Arc::ptr_eq(&self.parent, parent) && self.name == name
+        Arc::ptr_eq(&self.parent, parent) && *self.name == *name
     }
 }
 

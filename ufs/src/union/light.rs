@@ -14,6 +14,8 @@ use std::sync::{Arc, Weak};
 
 use lru::LruCache;
 
+use smallvec::smallvec;
+
 use super::inode::{Inode, Link, Node, State};
 use super::{Resolved, Union};
 use crate::error::{Error, Result};
@@ -226,7 +228,10 @@ impl Union {
                 return Err(Error::Stale);
             }
             let state = State {
-                links: vec![Link { parent, name }],
+                links: smallvec![Link {
+                    parent,
+                    name: name.into()
+                }],
                 lowers: found.lowers.into(),
                 ..State::default()
             };

@@ -1,6 +1,7 @@
 //! The table of nodes and inodes: what the kernel holds, what is current, what is forgotten. See [`super::inode`].
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 
 use super::earlier::Earlier;
@@ -28,8 +29,8 @@ pub(crate) struct Nodes {
     current: RwLock<HashMap<u64, u64>>,
     any_current: AtomicBool,
     next_second: AtomicU64,
-    /// Every inode that anybody holds, by number: the kernel by a node, an open file, or the names of the files in a
-    /// directory. So that there is one inode for one file, also when the kernel forgot it in between.
+    /// Inodes without a node of their own number, by number: an open file may hold them, a second node, or the names of the
+    /// files in a directory. So that there is one inode for one file, also when the kernel forgot it in between.
     inodes: RwLock<HashMap<u64, Weak<Inode>>>,
     /// Copied-up files by their number in the upper.
     by_upper: RwLock<HashMap<u64, Weak<Inode>>>,
@@ -180,7 +181,6 @@ impl Nodes {
         let Some((node, lookups)) = self.light.take(inode) else {
             return;
         };
-        self.inodes.write().insert(inode.ino, Arc::downgrade(inode));
         node.lookups.store(lookups, Ordering::Relaxed);
         self.note_node(node.id, inode);
         by_id.insert(node.id, node);
@@ -304,7 +304,9 @@ impl Nodes {
     }
 
     fn insert(&self, by_id: &mut HashMap<u64, Arc<Node>>, id: u64, inode: Arc<Inode>) -> Arc<Node> {
-        self.inodes.write().insert(inode.ino, Arc::downgrade(&inode));
+        if id != inode.ino {
+            self.inodes.write().insert(inode.ino, Arc::downgrade(&inode));
+        }
         self.note_node(id, &inode);
         let mut io = IoState::default();
         let mut lookups = 1;
@@ -349,6 +351,8 @@ impl Nodes {
             // back as the answer while it is still there.
             return;
         }
+        // Whoever does not find the node finds the inode.
+        self.inodes.write().insert(ino, Arc::downgrade(&node.inode));
         let Some(node) = by_id.remove(&id) else { return };
         self.journal.note(&Record::Gone { number: id });
         if self.journal.is_kept() && node.inode.state.read().orphan.is_some() {
@@ -358,13 +362,24 @@ impl Nodes {
         let nodes = by_id.len();
         drop(by_id);
         drop(node);
+        self.drop_if_unused(ino);
         self.sweep(nodes);
+    }
+
+    /// Takes the weak reference out that was left for others, if there are none: it keeps memory.
+    fn drop_if_unused(&self, ino: u64) {
+        if let Entry::Occupied(found) = self.inodes.write().entry(ino)
+            && found.get().strong_count() == 0
+        {
+            found.remove();
+        }
     }
 
     /// Takes dead weak references out, seldom enough that it costs nothing per file.
     fn sweep(&self, nodes: usize) {
         let limit = self.sweep_at.load(Ordering::Relaxed);
-        if self.inodes.read().len() < limit {
+        let weak = self.inodes.read().len() + self.by_upper.read().len() + self.by_place.read().len();
+        if weak < limit {
             return;
         }
         self.sweep_at.store((2 * nodes).max(SWEEP_MIN), Ordering::Relaxed);

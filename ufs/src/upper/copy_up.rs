@@ -32,6 +32,7 @@ use crate::layer::marks::{self, Redirect};
 use crate::stream::ReadAt;
 use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Link};
+use crate::union::lowers::Lowers;
 use crate::union::{LowerRef, Union, resolve};
 
 /// How much of a file is needed in the upper.
@@ -108,7 +109,7 @@ impl Union {
             state.metadata_only = below.is_some();
             state.partial = made.partial.is_some();
             if !inode.is_dir() && below.is_none() {
-                state.lowers = Arc::from([]);
+                state.lowers = Lowers::None;
             }
         }
         self.nodes.note_copied_up(made.number, inode);
@@ -141,7 +142,7 @@ impl Union {
             Vec::new()
         };
         let moved = keeping_times(&dir, || {
-            fs::renameat_with(upper.work(), staged, &*dir, &link.name, RenameFlags::NOREPLACE)
+            fs::renameat_with(upper.work(), staged, &*dir, &*link.name, RenameFlags::NOREPLACE)
                 .doing("move copy into upper")
         });
         if moved.is_err() {
@@ -402,7 +403,7 @@ impl Union {
         let mut state = inode.state.write();
         state.metadata_only = false;
         state.partial = false;
-        state.lowers = Arc::from([]);
+        state.lowers = Lowers::None;
         drop(state);
         upper.copies.note();
         inode.content_version.fetch_add(1, Ordering::Release);

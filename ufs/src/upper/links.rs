@@ -139,7 +139,7 @@ impl Union {
         let Some((parent, name)) = self.shown_at(layer, place, path.as_bytes(), &mut held)? else {
             return Ok(None);
         };
-        if Arc::ptr_eq(&parent, &asked.parent) && name == asked.name {
+        if Arc::ptr_eq(&parent, &asked.parent) && *name == *asked.name {
             return Ok(None);
         }
         self.copy_up(&parent, Depth::Metadata)?;

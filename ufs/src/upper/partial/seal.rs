@@ -24,6 +24,7 @@ use crate::error::{Doing, Error, Result};
 use crate::sys::{self, SetTime};
 use crate::union::Union;
 use crate::union::inode::Inode;
+use crate::union::lowers::Lowers;
 use crate::upper::Upper;
 
 /// Read at a time from below.
@@ -307,7 +308,7 @@ impl Partial {
             let mut state = inode.state.write();
             state.metadata_only = false;
             state.partial = false;
-            state.lowers = Arc::from([]);
+            state.lowers = Lowers::None;
         }
         upper.copies.note();
         inode.content_version.fetch_add(1, Ordering::Release);
