@@ -191,7 +191,7 @@ fn find_systems(request: &Request, scratch: &Scratch) -> Result<(Vec<Candidate>,
         if !wanted(&request.against) && !wanted(&request.modes) {
             continue;
         }
-        if let Some(why) = beside_the_point(name, request) {
+        if let Some(why) = beside_the_point(name) {
             missing.push(format!("{name}: {why}"));
             continue;
         }
@@ -225,7 +225,7 @@ fn find_systems(request: &Request, scratch: &Scratch) -> Result<(Vec<Candidate>,
 }
 
 /// What a plain user's run says nothing about.
-fn beside_the_point(name: &str, request: &Request) -> Option<&'static str> {
+fn beside_the_point(name: &str) -> Option<&'static str> {
     if scratch::is_root() {
         return None;
     }

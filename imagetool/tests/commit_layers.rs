@@ -9,14 +9,14 @@ use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{dir, file, tar};
+use common::{dir, ended, file, keep_container, tar};
 use imagetool::commit::{CommitOptions, commit};
 use imagetool::digest::Digest;
 use imagetool::import::{ImportOptions, import};
 use imagetool::load::load_archive;
 use imagetool::progress::Progress;
 use imagetool::save::save;
-use imagetool::store::{ContainerId, ContainerRecord, ContainerStatus, Store};
+use imagetool::store::{ContainerRecord, ContainerStatus, Store};
 use ufs::diff::Snapshot;
 
 struct Fixture {
@@ -44,25 +44,10 @@ impl Fixture {
         };
         let base = import(&store, archive.as_slice(), &options, &Progress::none()).unwrap();
         let record = ContainerRecord {
-            id: ContainerId::random().unwrap(),
-            name: "one".to_owned(),
-            image_id: Some(base),
-            image_ref: "base".to_owned(),
-            command: vec!["make".to_owned()],
-            created_at_s: 1,
             status,
-            exit_code: None,
-            pid: None,
-            rootfs: None,
-            started_at_s: Some(1),
-            finished_at_s: None,
-            config_json: "{}".to_owned(),
+            ..ended("one", Some((base, "base")))
         };
-        store.containers().insert(&record).unwrap();
-        let dir = store.container_dir(&record.id);
-        for folder in ["init", "upper", "work"] {
-            fs::create_dir_all(dir.join(folder)).unwrap();
-        }
+        let dir = keep_container(&store, &record);
         let upper = dir.join("upper");
         Self {
             folder,

@@ -3,18 +3,16 @@
 mod common;
 
 use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use common::{file, tar};
+use common::{ended, file, keep_container, tar};
 use imagetool::commit::{CommitOptions, commit};
 use imagetool::container;
 use imagetool::digest::Digest;
 use imagetool::export::export;
 use imagetool::import::{ImportOptions, import};
 use imagetool::progress::Progress;
-use imagetool::store::{ContainerId, ContainerRecord, ContainerStatus, Store};
+use imagetool::store::{ContainerRecord, ContainerStatus, Store};
 use ufs::diff::Snapshot;
 use ufs::fs::{Change, Fs, OpenFile, ROOT};
 use ufs::idmap::IdMap;
@@ -48,27 +46,8 @@ impl Bed {
             ..ImportOptions::default()
         };
         let base = import(&store, archive.as_slice(), &options, &Progress::none()).unwrap();
-        let record = ContainerRecord {
-            id: ContainerId::random().unwrap(),
-            name: "box".to_owned(),
-            image_id: Some(base),
-            image_ref: "base".to_owned(),
-            command: vec!["x".to_owned()],
-            created_at_s: 1,
-            status: ContainerStatus::Exited,
-            exit_code: Some(0),
-            pid: None,
-            rootfs: None,
-            started_at_s: Some(1),
-            finished_at_s: Some(2),
-            config_json: "{}".to_owned(),
-        };
-        store.containers().insert(&record).unwrap();
-        let dir = store.container_dir(&record.id);
-        for folder in ["init", "upper", "work"] {
-            fs::create_dir_all(dir.join(folder)).unwrap();
-            fs::set_permissions(dir.join(folder), fs::Permissions::from_mode(0o755)).unwrap();
-        }
+        let record = ended("box", Some((base, "base")));
+        keep_container(&store, &record);
         Self {
             _folder: folder,
             store,

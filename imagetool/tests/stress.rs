@@ -9,9 +9,9 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Entry, Shale, dir, entry, file, tar};
+use common::{Entry, Shale, dir, ended, entry, file, keep_container, tar};
 use imagetool::archive::member::{Kind, Member};
-use imagetool::store::{ContainerId, ContainerRecord, ContainerStatus, Store};
+use imagetool::store::{ContainerRecord, Store};
 
 /// How long the commands run against each other.
 const DURATION: Duration = Duration::from_secs(12);
@@ -70,25 +70,10 @@ fn container(shale: &Shale, name: &str, seed: u64) {
     let rootfs = shale.path("rootfs");
     fs::create_dir_all(&rootfs).unwrap();
     let record = ContainerRecord {
-        id: ContainerId::random().unwrap(),
-        name: name.to_owned(),
-        image_id: None,
-        image_ref: "rootfs".to_owned(),
-        command: vec!["sh".to_owned()],
-        created_at_s: 1,
-        status: ContainerStatus::Exited,
-        exit_code: Some(0),
-        pid: None,
         rootfs: Some(rootfs),
-        started_at_s: Some(1),
-        finished_at_s: Some(2),
-        config_json: "{}".to_owned(),
+        ..ended(name, None)
     };
-    store.containers().insert(&record).unwrap();
-    let dir = store.container_dir(&record.id);
-    for folder in ["init", "upper", "work"] {
-        fs::create_dir_all(dir.join(folder)).unwrap();
-    }
+    let dir = keep_container(&store, &record);
     fs::write(dir.join("upper/shared"), content("", 1, 60_000).1).unwrap();
     fs::write(dir.join("upper/own"), content("", 100 + seed, 150_000).1).unwrap();
     fs::write(dir.join("upper/small"), format!("small {seed}")).unwrap();

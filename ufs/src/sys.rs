@@ -303,6 +303,21 @@ pub(crate) fn read_fully(fd: impl AsFd, buffer: &mut [u8], offset: u64) -> SysRe
     Ok(filled)
 }
 
+/// Writes until all is written or an error comes: how much that was, and the error.
+pub(crate) fn write_fully(fd: impl AsFd, data: &[u8], offset: u64) -> (usize, Option<Errno>) {
+    let fd = fd.as_fd();
+    let mut written = 0;
+    while written < data.len() {
+        let at = offset + written as u64;
+        match retry(|| rustix::io::pwrite(fd, &data[written..], at)) {
+            Ok(0) => return (written, Some(Errno::IO)),
+            Ok(count) => written += count,
+            Err(error) => return (written, Some(error)),
+        }
+    }
+    (written, None)
+}
+
 /// The next stretch of a file at or after `at` and before `end` that is no hole. All is data where the file system
 /// knows no holes.
 pub(crate) fn data_from(fd: impl AsFd, at: u64, end: u64) -> SysResult<Option<Range<u64>>> {

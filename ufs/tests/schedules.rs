@@ -142,6 +142,15 @@ impl Place {
         self.open()
     }
 
+    /// The tree at the end, which the next mount shows too; all nodes were given back.
+    fn seen_at_the_end(&self, fs: Arc<Fs>, nodes_before: usize) -> Vec<(String, Vec<u8>)> {
+        assert_eq!(fs.node_count(), nodes_before, "nodes are left");
+        let seen = Self::tree_of(&fs);
+        drop(fs);
+        assert_eq!(Self::tree_of(&self.open()), seen, "the next mount shows the same");
+        seen
+    }
+
     /// The tree as the next mount will show it: paths with their contents, directories with nothing.
     fn tree_of(fs: &Fs) -> Vec<(String, Vec<u8>)> {
         let mut found = Vec::new();
@@ -279,14 +288,7 @@ fn what_moves_while_it_is_written_is_there_afterwards() {
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(fs.node_count(), before, "nodes are left");
-        let seen = Place::tree_of(&fs);
-        drop(fs);
-        assert_eq!(
-            Place::tree_of(&place.open()),
-            seen,
-            "the next mount shows the same"
-        );
+        let seen = place.seen_at_the_end(fs, before);
         let files = seen
             .iter()
             .filter(|(path, _)| path.ends_with("/f") || path.ends_with("/h"));
@@ -328,14 +330,7 @@ fn names_that_change_places_do_not_block_each_other() {
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(fs.node_count(), before, "nodes are left");
-        let seen = Place::tree_of(&fs);
-        drop(fs);
-        assert_eq!(
-            Place::tree_of(&place.open()),
-            seen,
-            "the next mount shows the same"
-        );
+        place.seen_at_the_end(fs, before);
     });
 }
 

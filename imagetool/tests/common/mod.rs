@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use imagetool::archive::member::{Kind, Member};
 use imagetool::archive::write::{Writer, file_entry};
 use imagetool::digest::Digest;
-use imagetool::store::Store;
+use imagetool::store::{ContainerId, ContainerRecord, ContainerStatus, Store};
 use ufs::attr::FileType;
 use ufs::index::{Index, InodeId, Place, Sha256};
 
@@ -299,4 +299,35 @@ impl Shale {
 /// Prints why a test did nothing.
 pub fn skip(reason: &str) {
     eprintln!("SKIP: {reason}");
+}
+
+/// The record of a container on `image`, its id and name, that a command made and that has ended.
+pub fn ended(name: &str, image: Option<(Digest, &str)>) -> ContainerRecord {
+    let (image_id, image_ref) = image.unzip();
+    ContainerRecord {
+        id: ContainerId::random().unwrap(),
+        name: name.to_owned(),
+        image_id,
+        image_ref: image_ref.unwrap_or("rootfs").to_owned(),
+        command: vec!["make".to_owned()],
+        created_at_s: 1,
+        status: ContainerStatus::Exited,
+        exit_code: Some(0),
+        pid: None,
+        rootfs: None,
+        started_at_s: Some(1),
+        finished_at_s: Some(2),
+        config_json: "{}".to_owned(),
+    }
+}
+
+/// Puts a container into the store, with empty directories. Gives its own.
+pub fn keep_container(store: &Store, record: &ContainerRecord) -> PathBuf {
+    store.containers().insert(record).unwrap();
+    let dir = store.container_dir(&record.id);
+    for part in ["init", "upper", "work"] {
+        std::fs::create_dir_all(dir.join(part)).unwrap();
+        std::fs::set_permissions(dir.join(part), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    dir
 }

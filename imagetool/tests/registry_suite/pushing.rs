@@ -6,9 +6,9 @@ use imagetool::commit::{CommitOptions, commit};
 use imagetool::digest::Digest;
 use imagetool::progress::Progress;
 use imagetool::registry::Which;
-use imagetool::store::{ContainerId, ContainerRecord, ContainerStatus, Store};
+use imagetool::store::Store;
 
-use crate::common::{Shale, file, skip, tar};
+use crate::common::{Shale, ended, file, keep_container, skip, tar};
 use crate::shelf::{Kind, id_of, put, three};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::registry::{Registry, needs};
@@ -113,26 +113,8 @@ fn an_imported_image_is_compressed_once_and_always_the_same() {
 fn commit_on(shale: &Shale, base: &str, text: &str, name: &str) -> Digest {
     let store = Store::open(&shale.root()).unwrap();
     let (image_id, _) = store.find_image(base).unwrap();
-    let record = ContainerRecord {
-        id: ContainerId::random().unwrap(),
-        name: format!("of-{}", text.len()),
-        image_id: Some(image_id),
-        image_ref: base.to_owned(),
-        command: vec!["make".to_owned()],
-        created_at_s: 1,
-        status: ContainerStatus::Exited,
-        exit_code: Some(0),
-        pid: None,
-        rootfs: None,
-        started_at_s: Some(1),
-        finished_at_s: Some(2),
-        config_json: "{}".to_owned(),
-    };
-    store.containers().insert(&record).unwrap();
-    let folder = store.container_dir(&record.id);
-    for part in ["init", "upper", "work"] {
-        std::fs::create_dir_all(folder.join(part)).unwrap();
-    }
+    let record = ended(&format!("of-{}", text.len()), Some((image_id, base)));
+    let folder = keep_container(&store, &record);
     std::fs::write(folder.join("upper/committed"), text).unwrap();
     let options = CommitOptions {
         name: Some(name.parse().unwrap()),

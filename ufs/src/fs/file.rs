@@ -21,7 +21,7 @@ use crate::sys::{self, SetTime};
 use crate::union::inode::{Inode, Node};
 use crate::upper::Upper;
 use crate::upper::copy_up::Depth;
-use crate::upper::partial::Partial;
+use crate::upper::partial::{Partial, answered};
 
 /// The kernel's `FMODE_EXEC` (include/linux/fs.h): `execve(2)` adds it to the flags of its open, and FUSE hands it on.
 const TO_RUN: OFlags = OFlags::from_bits_retain(0x20);
@@ -399,16 +399,7 @@ impl Fs {
             Data::Partial(partial) => return partial.write(data, offset),
             other => other.into_file()?,
         };
-        let mut written = 0;
-        while written < data.len() {
-            let at = offset + written as u64;
-            match sys::retry(|| rustix::io::pwrite(file.as_fd(), &data[written..], at)) {
-                Ok(count) => written += count,
-                Err(_) if written > 0 => break,
-                Err(error) => return Err(error).doing("write file"),
-            }
-        }
-        Ok(written)
+        answered(sys::write_fully(&file, data, offset))
     }
 
     /// Takes the set-id bits from a file that is about to be written to by somebody who must not leave them. Answers whether

@@ -42,12 +42,12 @@ const GETATTR: u32 = 3;
 const INIT: u32 = 26;
 const DESTROY: u32 = 38;
 
-/// Feeds the requests that `input` says to a server of `fs`, until there are no more. `canary`: bytes that no reply
-/// may hold. Returns how many requests were answered.
+/// Feeds the requests that `input` says to a server of `fs`, until there are no more. `skip_open`: as
+/// [`Behaviour::skip_open`]. `canary`: bytes that no reply may hold. Returns how many requests were answered.
 ///
 /// # Panics
 /// When the server does not answer, panics, or gives an answer that is none.
-pub(crate) fn feed(fs: Fs, input: &[u8], canary: &[u8]) -> usize {
+pub(crate) fn feed(fs: Fs, skip_open: bool, input: &[u8], canary: &[u8]) -> usize {
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -70,7 +70,7 @@ pub(crate) fn feed(fs: Fs, input: &[u8], canary: &[u8]) -> usize {
         (0, 0),
         &script::init_body(),
     ));
-    let server = serve(fs, theirs);
+    let server = serve(fs, skip_open, theirs);
     line.receive();
     let mut script = Script::new(input);
     for _ in 0..REQUESTS_MAX {
@@ -98,11 +98,11 @@ pub(crate) fn feed(fs: Fs, input: &[u8], canary: &[u8]) -> usize {
 }
 
 /// Serves from a thread of its own. Nothing ahead of its reading is given: there is no kernel to give it to.
-fn serve(fs: Fs, socket: OwnedFd) -> std::thread::JoinHandle<io::Result<()>> {
+fn serve(fs: Fs, skip_open: bool, socket: OwnedFd) -> std::thread::JoinHandle<io::Result<()>> {
     let behaviour = Behaviour {
         timeout: Duration::from_secs(1),
         acl: true,
-        skip_open: fs.is_immutable(),
+        skip_open,
         passthrough: true,
         writeback: false,
     };

@@ -29,8 +29,8 @@ pub(crate) struct Nodes {
     current: RwLock<HashMap<u64, u64>>,
     any_current: AtomicBool,
     next_second: AtomicU64,
-    /// Inodes without a node of their own number, by number: an open file may hold them, a second node, or the names of the
-    /// files in a directory. So that there is one inode for one file, also when the kernel forgot it in between.
+    /// Inodes that may have no node of their own number, by number: an open file may hold them, a second node, or the names
+    /// of the files in a directory; and those of files that were light. So that there is one inode for one file, also when the kernel forgot it in between.
     inodes: RwLock<HashMap<u64, Weak<Inode>>>,
     /// Copied-up files by their number in the upper.
     by_upper: RwLock<HashMap<u64, Weak<Inode>>>,
@@ -181,6 +181,8 @@ impl Nodes {
         let Some((node, lookups)) = self.light.take(inode) else {
             return;
         };
+        // For whoever has looked for a kept node already, and looks for a light one only now.
+        self.inodes.write().insert(inode.ino, Arc::downgrade(inode));
         node.lookups.store(lookups, Ordering::Relaxed);
         self.note_node(node.id, inode);
         by_id.insert(node.id, node);

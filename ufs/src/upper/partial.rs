@@ -213,7 +213,7 @@ impl Partial {
         {
             let _shared = self.length.read();
             if end <= self.size_bytes() && self.blocks.hold(offset, end, self.limit()) {
-                return answered(write_fully(&self.file, data, offset));
+                return answered(sys::write_fully(&self.file, data, offset));
             }
         }
         let _filling = self.filling.lock();
@@ -295,7 +295,7 @@ impl Partial {
             let is_whole =
                 self.blocks.start_of(at) == at && (self.blocks.start_of(to) == to || to == content_end);
             let (written, error) = match place {
-                Place::Upper => write_fully(&self.file, part, at),
+                Place::Upper => sys::write_fully(&self.file, part, at),
                 _ if is_whole => self.write_whole(part, at),
                 _ => self.write_in_block(part, at, content_end),
             };
@@ -326,7 +326,7 @@ impl Partial {
             return (done, None);
         }
         let end = at + data.len() as u64;
-        let (written, error) = write_fully(&self.file, data, at);
+        let (written, error) = sys::write_fully(&self.file, data, at);
         if error.is_none() {
             self.blocks.set(at..end);
             return (written, None);
@@ -349,7 +349,7 @@ impl Partial {
         }
         let from = index(at - start);
         bytes[from..from + data.len()].copy_from_slice(data);
-        match write_fully(&self.file, &bytes, start) {
+        match sys::write_fully(&self.file, &bytes, start) {
             (_, None) => {
                 self.blocks.set(start..end);
                 (data.len(), None)
@@ -428,25 +428,11 @@ fn index(bytes: u64) -> usize {
 }
 
 /// What a write answers: an error only when nothing was written.
-fn answered((written, error): (usize, Option<Errno>)) -> Result<usize> {
+pub(crate) fn answered((written, error): (usize, Option<Errno>)) -> Result<usize> {
     match error {
         Some(error) if written == 0 => Err(error).doing("write file"),
         _ => Ok(written),
     }
-}
-
-/// Writes until all is written or an error comes.
-fn write_fully(file: &OwnedFd, data: &[u8], offset: u64) -> (usize, Option<Errno>) {
-    let mut written = 0;
-    while written < data.len() {
-        let at = offset + written as u64;
-        match sys::retry(|| rustix::io::pwrite(file, &data[written..], at)) {
-            Ok(0) => return (written, Some(Errno::IO)),
-            Ok(count) => written += count,
-            Err(error) => return (written, Some(error)),
-        }
-    }
-    (written, None)
 }
 
 /// What was not read is zeros.
