@@ -41,6 +41,9 @@ const SEAL_AFTER: Duration = Duration::from_secs(5);
 /// Directories of the upper kept open.
 const OPEN_DIRECTORIES_MAX: usize = 1024;
 
+/// Files of the upper kept at hand. One for each program that is making files is enough.
+const NAMED_MAX: usize = 16;
+
 /// How often a name is resolved anew when the file under it changes meanwhile.
 const RACE_TRIES_MAX: usize = 64;
 
@@ -92,6 +95,9 @@ pub(crate) struct Upper {
     /// A whiteout in the work directory, to be hard-linked wherever one is needed.
     shared_whiteout: Mutex<Option<OsString>>,
     open_dirs: Mutex<LruCache<u64, Arc<OwnedFd>>>,
+    /// Files that were named last, by number in the upper: a new file is often asked for several changes in a row.
+    /// A descriptor keeps its file's number from coming back for another one.
+    named: Mutex<LruCache<u64, Arc<OwnedFd>>>,
     pub(crate) partials: Partials,
     /// Keeps the work directory locked.
     _lock: OwnedFd,
@@ -152,9 +158,8 @@ impl Upper {
             sequence: AtomicU64::new(0),
             copies: Arc::default(),
             shared_whiteout: Mutex::default(),
-            open_dirs: Mutex::new(LruCache::new(
-                NonZeroUsize::new(OPEN_DIRECTORIES_MAX).unwrap_or(NonZeroUsize::MIN),
-            )),
+            open_dirs: Mutex::new(recently_used(OPEN_DIRECTORIES_MAX)),
+            named: Mutex::new(recently_used(NAMED_MAX)),
             partials: Partials::default(),
             _lock: lock,
         };
@@ -225,7 +230,28 @@ impl Upper {
             .read()
             .upper
             .ok_or(Error::Damaged("file is not in the upper"))?;
-        self.find(inode, expected)
+        if let Some(named) = self.named.lock().get(&expected) {
+            return Ok(Arc::clone(named));
+        }
+        let found = self.find(inode, expected)?;
+        // What is pushed out is closed with no lock held.
+        let before = self.named.lock().push(expected, Arc::clone(&found));
+        drop(before);
+        self.let_go_if_deleted(inode);
+        Ok(found)
+    }
+
+    /// A deleted file is held by whoever has it open, so that its space is free when nobody does. To be called when a
+    /// name is gone.
+    pub(crate) fn let_go_if_deleted(&self, inode: &Inode) {
+        let deleted = {
+            let state = inode.state.read();
+            state.upper.filter(|_| state.links.is_empty())
+        };
+        if let Some(number) = deleted {
+            let named = self.named.lock().pop(&number);
+            drop(named);
+        }
     }
 
     /// Resolves the file's names until one leads to the file with number `expected`: a rename may come between.
@@ -435,6 +461,10 @@ fn prepare_work(lock: &OwnedFd, path: &Path) -> std::result::Result<OwnedFd, Set
 fn is_ours_alone(dir: &OwnedFd) -> std::result::Result<bool, Errno> {
     let attr = sys::stat_fd(dir)?;
     Ok(attr.uid == rustix::process::geteuid().as_raw() && attr.permissions() & 0o077 == 0)
+}
+
+fn recently_used<T>(limit: usize) -> LruCache<u64, T> {
+    LruCache::new(NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN))
 }
 
 /// Finds the namespace that this server may write marks in.

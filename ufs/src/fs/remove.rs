@@ -124,10 +124,12 @@ impl Fs {
             return result;
         }
         let named = self.union.nodes.remove_link(inode, parent, name);
-        if inode.is_dir() {
-            inode.state.write().removed = !named;
-            if let Some(upper) = &self.union.upper {
+        if let Some(upper) = &self.union.upper {
+            if inode.is_dir() {
+                inode.state.write().removed = !named;
                 upper.close_dir(inode);
+            } else {
+                upper.let_go_if_deleted(inode);
             }
         }
         Ok(())
