@@ -50,6 +50,7 @@ pub fn commit(
     progress: &Progress,
 ) -> Result<Digest, ImageError> {
     let staging = store.stage("commit")?;
+    container::mounted::write_back(store, record)?;
     let parent = match record.image_id {
         Some(id) => Some(store.image_details(&id)?),
         None => None,

@@ -28,6 +28,7 @@ mod confined;
 pub mod display;
 mod files;
 mod init_layer;
+pub mod mounted;
 mod names;
 mod process;
 mod reconcile;

@@ -20,6 +20,7 @@ pub fn export(
 ) -> Result<(), ImageError> {
     // what is written is whole, also when the container and its image are removed meanwhile
     let _pins = container::pin_layers(store, record)?;
+    container::mounted::write_back(store, record)?;
     let upper = container::upper(store, record);
     let layers: Vec<Lower> = std::iter::once(upper.into())
         .chain(container::lowers(store, record)?)

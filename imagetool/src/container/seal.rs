@@ -1,14 +1,12 @@
 //! Making the partial copies of a container whole: by its server while it runs, by `shale-ufs --seal` at rest.
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::process::Processes;
-use super::{ContainerError, lowers, pin_layers};
+use super::{ContainerError, lowers, mounted, pin_layers};
 use crate::mounts::{Union, find_program};
 use crate::store::{ContainerRecord, Store};
 
@@ -27,14 +25,8 @@ pub fn seal(store: &Store, record: &ContainerRecord) -> Result<(), ContainerErro
         return Ok(()); // it has none
     }
     let directory = store.container_dir(&record.id);
-    let server = Processes::load(&directory).server;
-    match server.filter(|server| server.is_alive()) {
-        // The mount is in the server's namespace.
-        Some(server) => {
-            let mut merged = OsString::from(format!("/proc/{}/root", server.pid));
-            merged.push(directory.join("merged"));
-            seal_mounted(Path::new(&merged))
-        }
+    match mounted::root(&directory) {
+        Some(root) => seal_mounted(&root),
         None => seal_at_rest(store, record, &directory),
     }
 }

@@ -60,6 +60,37 @@ fn signals_reach_the_command() {
     shale.assert_clean();
 }
 
+/// What a program has mapped, changed and never synced is in the image, too.
+#[test]
+fn a_running_container_is_committed_with_what_is_mapped() {
+    let Some(shale) = Shale::root() else { return };
+    let root = shale.small_root("r");
+    std::fs::write(root.join("etc/mapped"), vec![b'.'; 8192]).unwrap();
+    let root = root.to_str().unwrap();
+    let child = shale.spawn(&["--name", "one", "--rootfs", root, "sh", "-c", LISTENER]);
+    wait_until("the container", || shale.field("one", "Status").starts_with("Up"));
+    let inside = shale.call(&["inspect", "--format", "{{.State.Pid}}", "one"]).ok();
+    let inside = std::path::Path::new("/proc").join(inside.trim()).join("root");
+    wait_until("the command", || inside.join("ready").exists());
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(inside.join("etc/mapped"))
+        .unwrap();
+    // SAFETY: nobody else cuts the file short.
+    #[allow(unsafe_code)]
+    let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+    map[5000..5003].copy_from_slice(b"new");
+    shale.call(&["commit", "one", "with:map"]).ok();
+    let committed = shale.run(&["--rm", "with:map", "cat", "/etc/mapped"]).ok();
+    assert_eq!(&committed[4999..5004], ".new.");
+    drop((map, file));
+    kill(pid(&child), Signal::SIGTERM).unwrap();
+    assert_eq!(finish(child).status, 4);
+    shale.call(&["rm", "one"]).ok();
+    shale.assert_clean();
+}
+
 #[test]
 fn a_deaf_command_is_killed_after_a_while() {
     let Some(shale) = Shale::root() else { return };
