@@ -1,7 +1,9 @@
 //! The tree of a running container, which is mounted in its server's mount namespace.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::process::Processes;
@@ -17,8 +19,8 @@ pub(super) fn root(directory: &Path) -> Option<PathBuf> {
     Some(root.into())
 }
 
-/// Has the kernel hand on what programs of a running container have changed in files that they have mapped: from then on
-/// it is in the upper.
+/// Has the kernel hand on what programs have changed in files that they have mapped, so that it is in the upper. It does
+/// that by itself when they sync or unmap them, or after some seconds; syncfs(2) need not wait for it.
 ///
 /// # Errors
 /// When the upper takes it not. A container that has ended has nothing left to hand on.
@@ -26,12 +28,88 @@ pub fn write_back(store: &Store, record: &ContainerRecord) -> Result<(), StoreEr
     let Some(root) = root(&store.container_dir(&record.id)) else {
         return Ok(());
     };
-    // Its server ends meanwhile.
-    let Ok(tree) = File::open(&root) else {
+    // Its server may end meanwhile.
+    let Ok(tree) = root.metadata() else {
         return Ok(());
     };
-    match rustix::fs::syncfs(&tree) {
-        Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
-        Err(error) => Err(StoreError::io("write back", &root)(error.into())),
+    for path in mapped(tree.dev()) {
+        let path = root.join(path);
+        // A file that has no name any more is of no use to whoever reads the tree.
+        if let Ok(file) = File::open(&path) {
+            file.sync_data().map_err(StoreError::io("write back", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The files of a device that programs have mapped so that they change by it, as paths below the root of the mount.
+fn mapped(device: u64) -> Vec<PathBuf> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let device = format!("{major:02x}:{minor:02x}");
+    let mut found = Vec::new();
+    for process in Path::new("/proc").read_dir().into_iter().flatten().flatten() {
+        // What is no process, is gone, or is somebody else's has none.
+        let maps = std::fs::read(process.path().join("maps")).unwrap_or_default();
+        let paths = maps
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| changed_path(line, &device));
+        found.extend(paths);
+    }
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+/// The path of a line of `/proc/PID/maps` (proc_pid_maps(5)), if the mapping is writable, shared, and of that device.
+fn changed_path(line: &[u8], device: &str) -> Option<PathBuf> {
+    let mut words = line.splitn(6, |byte| *byte == b' ');
+    let (_range, rights, _offset) = (words.next()?, words.next()?, words.next()?);
+    let (found, _inode, path) = (words.next()?, words.next()?, words.next()?);
+    if rights.get(1) != Some(&b'w') || rights.get(3) != Some(&b's') || found != device.as_bytes() {
+        return None;
+    }
+    let path = path.trim_ascii_start().strip_prefix(b"/")?;
+    Some(PathBuf::from(OsStr::from_bytes(&without_escapes(path))))
+}
+
+/// A line break is written as `\012` there, and nothing else is escaped.
+fn without_escapes(path: &[u8]) -> Vec<u8> {
+    const ESCAPED: &[u8] = b"\\012";
+    let mut plain = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((first, after)) = rest.split_first() {
+        match rest.strip_prefix(ESCAPED) {
+            Some(after) => {
+                plain.push(b'\n');
+                rest = after;
+            }
+            None => {
+                plain.push(*first);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_mappings_that_change_the_file_count() {
+        let path = |line: &str| changed_path(line.as_bytes(), "00:3e");
+        let line = "7f00-7f01 rw-s 00000000 00:3e 12                         /var/lib/a b\\012c";
+        assert_eq!(path(line), Some("var/lib/a b\nc".into()));
+        for other in [
+            line.replace("rw-s", "r--s"),
+            line.replace("rw-s", "rw-p"),
+            line.replace("00:3e", "00:3f"),
+            "7f00-7f01 rw-s 00000000 00:3e 12 ".to_owned(),
+            "7f00-7f01 rw-p 00000000 00:00 0 [heap]".to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(path(&other), None, "{other}");
+        }
     }
 }
