@@ -41,8 +41,9 @@ const SEAL_AFTER: Duration = Duration::from_secs(5);
 /// Directories of the upper kept open.
 const OPEN_DIRECTORIES_MAX: usize = 1024;
 
-/// Files of the upper kept at hand. One for each program that is making files is enough.
-const NAMED_MAX: usize = 16;
+/// Files of the upper kept at hand: one for each program that is making files at a time is enough, and they stay open when
+/// nobody uses them.
+const NAMED_MAX: usize = 4;
 
 /// How often a name is resolved anew when the file under it changes meanwhile.
 const RACE_TRIES_MAX: usize = 64;
