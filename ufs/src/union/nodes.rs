@@ -30,7 +30,8 @@ pub(crate) struct Nodes {
     any_current: AtomicBool,
     next_second: AtomicU64,
     /// Inodes that may have no node of their own number, by number: an open file may hold them, a second node, or the names
-    /// of the files in a directory; and those of files that were light. So that there is one inode for one file, also when the kernel forgot it in between.
+    /// of the files in a directory; and those of files that were light. So that there is one inode for one file, also when
+    /// the kernel forgot it in between.
     inodes: RwLock<HashMap<u64, Weak<Inode>>>,
     /// Copied-up files by their number in the upper.
     by_upper: RwLock<HashMap<u64, Weak<Inode>>>,
@@ -361,11 +362,10 @@ impl Nodes {
             self.journal.let_go(ino);
         }
         self.drop_unused_second(&mut by_id, ino);
-        let nodes = by_id.len();
         drop(by_id);
         drop(node);
         self.drop_if_unused(ino);
-        self.sweep(nodes);
+        self.sweep();
     }
 
     /// Takes the weak reference out that was left for others, if there are none: it keeps memory.
@@ -378,16 +378,19 @@ impl Nodes {
     }
 
     /// Takes dead weak references out, seldom enough that it costs nothing per file.
-    fn sweep(&self, nodes: usize) {
-        let limit = self.sweep_at.load(Ordering::Relaxed);
-        let weak = self.inodes.read().len() + self.by_upper.read().len() + self.by_place.read().len();
-        if weak < limit {
+    fn sweep(&self) {
+        if self.weak_len() < self.sweep_at.load(Ordering::Relaxed) {
             return;
         }
-        self.sweep_at.store((2 * nodes).max(SWEEP_MIN), Ordering::Relaxed);
         self.inodes.write().retain(|_, inode| inode.strong_count() > 0);
         self.by_upper.write().retain(|_, inode| inode.strong_count() > 0);
         self.by_place.write().retain(|_, inode| inode.strong_count() > 0);
+        let next = (2 * self.weak_len()).max(SWEEP_MIN);
+        self.sweep_at.store(next, Ordering::Relaxed);
+    }
+
+    fn weak_len(&self) -> usize {
+        self.inodes.read().len() + self.by_upper.read().len() + self.by_place.read().len()
     }
 
     /// Once the first node is gone, a second one lives only as long as the kernel holds it.
