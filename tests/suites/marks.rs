@@ -5,6 +5,7 @@ use shale_tests::fixture::{Fixture, listed, put, put_dir, put_opaque, put_whiteo
 use shale_tests::mount::{Backend, MountSpec};
 use shale_tests::posix::{self, assert_errno, set_xattr};
 use shale_tests::scratch::Scratch;
+use shale_tests::snapshot::check_listing;
 use std::path::{Path, PathBuf};
 
 const KERNEL: Backend = Backend::KernelNoIndex;
@@ -296,4 +297,18 @@ fn marks_of_rootless_programs() {
         assert_eq!(listed(&fixture.at("ours")), ["hidden", "own"]);
         assert_eq!(listed(&fixture.at("neither")), ["own"]);
     });
+}
+
+/// The kernel lists a merged directory under the number of the one below only where the directory above is marked.
+#[test]
+fn a_copied_up_directory_has_one_number_for_the_kernel() {
+    for backend in [Backend::ShalePlain, Backend::ShaleImage] {
+        if !(backend.is_available_or_skip() && KERNEL.is_available_or_skip()) {
+            return;
+        }
+        let mut fixture = Fixture::new(backend, |lower| put_dir(lower, "d/merged"));
+        posix::chmod(&fixture.at("d/merged"), 0o700).unwrap();
+        fixture.remount_as(KERNEL);
+        assert_eq!(check_listing(fixture.root()), Vec::<String>::new(), "{backend:?}");
+    }
 }

@@ -325,8 +325,8 @@ impl Upper {
         sys::set_xattr(fd, &self.space.name(mark), value, XattrFlags::empty()).doing("set mark in upper")
     }
 
-    /// Notes that a directory holds metadata-only copies: the kernel's overlayfs shows those under the number of the
-    /// file below, and looks it up for listings only in directories with this mark.
+    /// Notes that a directory holds metadata-only copies or merged directories: the kernel's overlayfs shows those under the
+    /// number of what is below, and looks it up for listings only in directories with this mark.
     pub(crate) fn note_impure(&self, inode: &Inode, dir: impl AsFd) -> Result<()> {
         if !inode.impure.load(Ordering::Relaxed) {
             self.set_mark(dir, "impure", b"y")?;

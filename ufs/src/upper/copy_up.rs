@@ -133,7 +133,7 @@ impl Union {
         metadata_only: bool,
     ) -> Result<()> {
         let dir = upper.dir_of(&link.parent)?;
-        if metadata_only {
+        if metadata_only || attr.is_dir() {
             upper.note_impure(&link.parent, &dir)?;
         }
         let others = if attr.nlink > 1 && !attr.is_dir() {
