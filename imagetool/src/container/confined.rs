@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -30,34 +30,41 @@ impl Root {
 
     /// The content of a regular file; empty when there is none, or when what is there is something else.
     pub(super) fn read_or_empty(&self, path: &str) -> io::Result<Vec<u8>> {
-        // O_NONBLOCK: a pipe is opened without waiting for a writer, and refused below.
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = match self.resolve(path, flags) {
-            Ok(file) => File::from(file),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO) => return Ok(Vec::new()),
+        let mut content = Vec::new();
+        if let Some(file) = self.regular(path)? {
+            file.take(FILE_BYTES_MAX).read_to_end(&mut content)?;
+        }
+        Ok(content)
+    }
+
+    /// Opens a regular file to be read; `None` when there is none, or when what is there is something else.
+    pub(super) fn regular(&self, path: impl AsRef<Path>) -> io::Result<Option<File>> {
+        // O_PATH first: to open a device for reading is an action of its own.
+        let found = match self.resolve(path.as_ref(), OFlag::O_PATH) {
+            Ok(found) => File::from(found),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
-        if !file.metadata()?.is_file() {
-            return Ok(Vec::new());
+        if !found.metadata()?.is_file() {
+            return Ok(None);
         }
-        let mut content = Vec::new();
-        file.take(FILE_BYTES_MAX).read_to_end(&mut content)?;
-        Ok(content)
+        let same = format!("/proc/self/fd/{}", found.as_raw_fd());
+        File::open(same).map(Some)
     }
 
     /// Makes a directory and its parents, where they are missing.
     pub(super) fn make_directories(&self, path: &str) -> io::Result<()> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let mut parent = self.resolve("/", flags)?;
+        let mut parent = self.resolve(Path::new("/"), flags)?;
         let mut so_far = String::new();
         for name in path.split('/').filter(|name| !name.is_empty()) {
             so_far.push('/');
             so_far.push_str(name);
             // From the root each time: a `..` in a link must end at this root.
-            parent = match self.resolve(&so_far, flags) {
+            parent = match self.resolve(so_far.as_ref(), flags) {
                 Err(Errno::ENOENT) => {
                     mkdirat(&parent, name, Mode::from_bits_truncate(0o755))?;
-                    self.resolve(&so_far, flags)?
+                    self.resolve(so_far.as_ref(), flags)?
                 }
                 other => other?,
             };
@@ -67,7 +74,7 @@ impl Root {
 
     /// Resolves a path below the root. The kernel answers EAGAIN when anything on the machine was renamed or mounted
     /// while it followed a `..`: that says nothing about the path, so that it is asked again.
-    fn resolve(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+    fn resolve(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(resolve);
         for _ in 0..RESOLVE_ATTEMPTS_MAX {
@@ -133,6 +140,7 @@ mod tests {
         let (folder, root) = tree();
         nix::unistd::mkfifo(&folder.path().join("root/etc/passwd"), Mode::S_IRWXU).unwrap();
         assert_eq!(root.read_or_empty("/etc/passwd").unwrap(), b"");
+        assert!(root.regular("/etc/passwd").unwrap().is_none());
     }
 
     #[test]

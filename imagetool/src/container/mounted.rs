@@ -1,11 +1,11 @@
 //! The tree of a running container, which is mounted in its server's mount namespace.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::confined::Root;
 use super::process::Processes;
 use crate::error::StoreError;
 use crate::store::{ContainerRecord, Store};
@@ -29,13 +29,16 @@ pub fn write_back(store: &Store, record: &ContainerRecord) -> Result<(), StoreEr
         return Ok(());
     };
     // Its server may end meanwhile.
-    let Ok(tree) = root.metadata() else {
+    let (Ok(attributes), Ok(tree)) = (root.metadata(), Root::open(&root)) else {
         return Ok(());
     };
-    for path in mapped(tree.dev()) {
-        let path = root.join(path);
-        // A file that has no name any more is of no use to whoever reads the tree.
-        if let Ok(file) = File::open(&path) {
+    sync(&tree, mapped(attributes.dev()))
+}
+
+/// Brings files of a tree to the disk. What has another name by now, or none, is of no use to whoever reads the tree.
+fn sync(tree: &Root, paths: Vec<PathBuf>) -> Result<(), StoreError> {
+    for path in paths {
+        if let Ok(Some(file)) = tree.regular(&path) {
             file.sync_data().map_err(StoreError::io("write back", &path))?;
         }
     }
@@ -94,7 +97,26 @@ fn without_escapes(path: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::stat::Mode;
+
     use super::*;
+
+    #[test]
+    fn what_took_the_place_of_a_mapped_file_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("file"), "content").unwrap();
+        // Opened without care, each of these would wait for a writer.
+        nix::unistd::mkfifo(&root.join("pipe"), Mode::S_IRWXU).unwrap();
+        nix::unistd::mkfifo(&folder.path().join("outside"), Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("outside"), root.join("absolute")).unwrap();
+        std::os::unix::fs::symlink("../outside", root.join("up")).unwrap();
+        let paths = ["file", "pipe", "absolute", "up", "gone"]
+            .map(PathBuf::from)
+            .to_vec();
+        sync(&Root::open(&root).unwrap(), paths).unwrap();
+    }
 
     #[test]
     fn shared_mappings_that_change_the_file_count() {
