@@ -174,7 +174,7 @@ impl Fs {
         self.union.resolve(parent, name)?.ok_or(Error::NotFound)
     }
 
-    /// Gives back `count` holds of a node.
+    /// Gives back `count` holds of a node. What was opened to serve requests by node is closed.
     pub fn forget(&self, node: u64, count: u64) {
         self.unopened.close(node);
         self.union.nodes.forget(node, count);

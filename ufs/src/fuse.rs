@@ -62,11 +62,9 @@ pub(crate) struct Adapter {
     behaviour: Behaviour,
     can_pass: AtomicBool,
     can_skip_opendir: bool,
-    /// Files are read and written without having been opened.
-    skips_open: bool,
     /// The kernel keeps for a while what is written.
     keeps_writes: bool,
-    /// Where files need not be opened: the way to what is read ahead.
+    /// Where nothing can change: the way to what is read ahead.
     ahead: Option<Ahead>,
     listers: Listers,
     /// The way to tell the kernel what it did not ask for, once it is there.
@@ -85,7 +83,6 @@ impl Adapter {
             behaviour,
             can_pass: AtomicBool::new(false),
             can_skip_opendir: false,
-            skips_open: false,
             keeps_writes: false,
             ahead,
             listers: Listers::default(),
@@ -107,9 +104,8 @@ impl Adapter {
 
     fn negotiate(&mut self, config: &mut KernelConfig) {
         let mut has = |feature| config.add_capabilities(feature).is_ok();
-        self.skips_open = self.behaviour.skip_open && has(InitFlags::FUSE_NO_OPEN_SUPPORT);
-        self.keeps_writes =
-            self.skips_open && self.behaviour.writeback && has(InitFlags::FUSE_WRITEBACK_CACHE);
+        let skips_open = self.behaviour.skip_open && has(InitFlags::FUSE_NO_OPEN_SUPPORT);
+        self.keeps_writes = skips_open && self.behaviour.writeback && has(InitFlags::FUSE_WRITEBACK_CACHE);
         self.can_skip_opendir = has(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
         let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_DO_READDIRPLUS
@@ -120,7 +116,7 @@ impl Adapter {
         if self.behaviour.acl {
             wanted |= InitFlags::FUSE_POSIX_ACL;
         }
-        if self.skips_open {
+        if skips_open {
             // Whether set-id bits must go is then said with each write, and the kernel need not ask for capabilities.
             wanted |= InitFlags::FUSE_HANDLE_KILLPRIV_V2;
         } else {
@@ -134,7 +130,7 @@ impl Adapter {
         }
         let _ = config.set_max_write(REQUEST_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
-        if self.skips_open {
+        if skips_open {
             self.fs.open_nothing();
         } else if self.behaviour.passthrough && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok() {
             let _ = config.set_max_stack_depth(1);

@@ -13,7 +13,6 @@ pub(crate) mod log;
 pub(crate) mod map;
 pub(crate) mod mount;
 pub mod process;
-pub(crate) mod rights;
 pub(crate) mod sha256;
 
 use std::ffi::{OsStr, OsString};

@@ -32,10 +32,9 @@ use crate::repository::Repository;
 use crate::sys::{self, XattrOf};
 use crate::upper::{self, Upper, UpperOptions};
 use earlier::Earlier;
-use inode::{Inode, Link, Node, State};
+use inode::{Inode, Node, State};
 use nodes::{Doubt, Hold, Nodes};
 use number::{HandedOut, Numbers};
-use smallvec::smallvec;
 
 /// A place in one of the lower layers.
 #[derive(Debug, Clone)]
@@ -286,14 +285,7 @@ impl Union {
             if let Some(number) = self.light_number(&found)
                 && self.nodes.hold_light(number, found.copies)
             {
-                let state = State {
-                    links: smallvec![Link {
-                        parent: Arc::clone(parent),
-                        name: name.into(),
-                    }],
-                    lowers: found.lowers.into(),
-                    ..State::default()
-                };
+                let state = State::below(Arc::clone(parent), name.into(), found.lowers.into());
                 let inode = Inode::new(number, found.attr.file_type(), state);
                 return Ok(self.nodes.light_node(inode));
             }

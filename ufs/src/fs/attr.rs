@@ -114,7 +114,7 @@ impl Fs {
                 sys::retry(|| rustix::fs::ftruncate(&file, size_bytes)).doing("set length")?;
             }
             if change.drops_set_id {
-                drop_set_id(&file)?;
+                drop_set_id_of(&file)?;
             }
         }
         if (change.atime, change.mtime) != (SetTime::Keep, SetTime::Keep) {
@@ -148,8 +148,15 @@ impl Fs {
 
 /// Takes the set-id bits from a file whose content was changed by somebody without the right to leave them (CAP_FSETID in
 /// capabilities(7)). Answers whether there were any.
-pub(super) fn drop_set_id(file: &OwnedFd) -> Result<bool> {
-    let attr = sys::stat_fd(file).doing("read attributes of changed file")?;
+pub(super) fn drop_set_id_of(file: &OwnedFd) -> Result<bool> {
+    drop_set_id(
+        file,
+        &sys::stat_fd(file).doing("read attributes of changed file")?,
+    )
+}
+
+/// As [`drop_set_id_of`], of a file that has these attributes.
+pub(super) fn drop_set_id(file: &OwnedFd, attr: &Attr) -> Result<bool> {
     let kept = attr.permissions_of_changed();
     if kept == attr.permissions() {
         return Ok(false);

@@ -119,7 +119,7 @@ impl Fs {
                 }
             };
             if !take(&found.name, *position, &entry) {
-                self.forget(entry.node, 1);
+                self.union.nodes.forget(entry.node, 1);
                 return Ok(());
             }
         }
@@ -145,7 +145,7 @@ impl Fs {
             taken
         });
         for node in held {
-            self.forget(node, 1);
+            self.union.nodes.forget(node, 1);
         }
         result
     }

@@ -8,7 +8,7 @@ use rustix::fs::{self, FallocateFlags, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::Fs;
-use super::attr::drop_set_id;
+use super::attr::{drop_set_id, drop_set_id_of};
 use crate::attr::FileType;
 use crate::error::{Doing, Error, Result};
 use crate::io_mode::{Side, Wish};
@@ -141,6 +141,16 @@ pub(crate) struct Mode {
     pub(crate) runs: bool,
 }
 
+impl Mode {
+    /// Of a file just made.
+    pub(super) fn of_new() -> Self {
+        Self {
+            write: true,
+            runs: false,
+        }
+    }
+}
+
 /// A file just opened.
 #[derive(Debug)]
 pub struct Opened {
@@ -189,7 +199,7 @@ impl Fs {
                 let mut attr = sys::stat_fd(file).doing("read attributes of open file")?;
                 if truncate {
                     if !keeps_set_id {
-                        drop_set_id(file)?;
+                        drop_set_id(file, &attr)?;
                     }
                     empty(file, attr.size_bytes)?;
                     attr.size_bytes = 0;
@@ -232,11 +242,7 @@ impl Fs {
     pub fn open_new(&self, node: u64, file: OwnedFd) -> Result<Opened> {
         let node = self.union.node(node)?;
         let version = node.inode.content_version.load(Ordering::Acquire);
-        let mode = Mode {
-            write: true,
-            runs: false,
-        };
-        Ok(self.register(&node, mode, version, Content::File(file).into()))
+        Ok(self.register(&node, Mode::of_new(), version, Content::File(file).into()))
     }
 
     fn register(&self, node: &Arc<Node>, mode: Mode, version: u32, data: Data) -> Opened {
@@ -409,8 +415,8 @@ impl Fs {
     /// What the upper's file system answers.
     pub fn drop_set_id(&self, file: OpenFile) -> Result<bool> {
         match self.current(&*self.opened(file, true)?)? {
-            Data::File(file) => drop_set_id(&file),
-            Data::Partial(partial) => drop_set_id(partial.file()),
+            Data::File(file) => drop_set_id_of(&file),
+            Data::Partial(partial) => drop_set_id_of(partial.file()),
             Data::Source(_) => Ok(false),
         }
     }

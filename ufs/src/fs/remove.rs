@@ -227,6 +227,6 @@ impl HeldNode<'_> {
 
 impl Drop for HeldNode<'_> {
     fn drop(&mut self) {
-        self.fs.forget(self.node.id, 1);
+        self.fs.union.nodes.forget(self.node.id, 1);
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Unopened {
     /// Whether requests name nodes: then any file may be open without anybody having said so.
     on: AtomicBool,
     files: Mutex<Files>,
-    /// Something is open, or the end has come.
+    /// For the thread that closes: something is open, or the end has come.
     wake: Condvar,
 }
 
@@ -44,6 +44,8 @@ struct Files {
     open: LruCache<u64, (u64, Arc<FileHandle>)>,
     /// In units of [`IDLE`].
     now: u64,
+    /// The thread that closes has nothing to do until something is open.
+    waits: bool,
     ended: bool,
 }
 
@@ -52,6 +54,7 @@ impl Default for Unopened {
         let files = Files {
             open: LruCache::new(NonZeroUsize::new(OPEN_MAX).unwrap_or(NonZeroUsize::MIN)),
             now: 0,
+            waits: false,
             ended: false,
         };
         Self {
@@ -64,13 +67,9 @@ impl Default for Unopened {
 
 // What is closed is closed with no lock held.
 impl Unopened {
-    fn is_on(&self) -> bool {
-        self.on.load(Ordering::Relaxed)
-    }
-
     /// The kernel is about to forget the node.
     pub(super) fn close(&self, node: u64) {
-        if self.is_on() {
+        if self.on.load(Ordering::Relaxed) {
             let closed = self.files.lock().open.pop(&node);
             drop(closed);
         }
@@ -86,7 +85,7 @@ impl Unopened {
 
     fn keep(&self, node: u64, open: &Arc<FileHandle>) {
         let mut files = self.files.lock();
-        if files.open.is_empty() {
+        if std::mem::take(&mut files.waits) {
             self.wake.notify_one();
         }
         let used = files.now;
@@ -100,12 +99,15 @@ impl Unopened {
         let mut files = self.files.lock();
         loop {
             while files.open.is_empty() && !files.ended {
+                files.waits = true;
                 self.wake.wait(&mut files);
+            }
+            if !files.ended {
+                self.wake.wait_for(&mut files, IDLE);
             }
             if files.ended {
                 return;
             }
-            self.wake.wait_for(&mut files, IDLE);
             files.now += 1;
             let oldest = files.now - 1;
             let mut idle = Vec::new();
@@ -120,23 +122,31 @@ impl Unopened {
 }
 
 /// The thread that closes what is idle.
-#[derive(Debug)]
-pub(crate) struct Closing(JoinHandle<()>);
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Closing {
+    /// Starts the thread, where there is anything for it to do.
     pub(crate) fn start(fs: &Arc<Fs>) -> std::io::Result<Self> {
+        if !fs.opens_nothing() || fs.is_immutable() {
+            return Ok(Self::default());
+        }
         let fs = Arc::clone(fs);
         let thread = std::thread::Builder::new()
             .name("closing".to_owned())
             .spawn(move || fs.unopened.close_idle())?;
-        Ok(Self(thread))
+        Ok(Self { thread: Some(thread) })
     }
 
     /// Ends it.
     pub(crate) fn finish(self, fs: &Fs) {
-        fs.unopened.files.lock().ended = true;
-        fs.unopened.wake.notify_one();
-        let _ = self.0.join();
+        if let Some(thread) = self.thread {
+            fs.unopened.files.lock().ended = true;
+            fs.unopened.wake.notify_one();
+            let _ = thread.join();
+        }
     }
 }
 
@@ -146,29 +156,30 @@ impl Fs {
         self.unopened.on.store(true, Ordering::Relaxed);
     }
 
+    /// Whether that is so.
+    pub(crate) fn opens_nothing(&self) -> bool {
+        self.unopened.on.load(Ordering::Relaxed)
+    }
+
     /// Whether a program may have the file open.
     pub(super) fn may_be_open(&self, inode: &Inode) -> bool {
-        self.unopened.is_on() || inode.open_count.load(Ordering::SeqCst) > 0
+        self.opens_nothing() || inode.open_count.load(Ordering::SeqCst) > 0
     }
 
     /// Keeps a file just made open for the requests that will name its node.
     pub(crate) fn keep_new(&self, node: u64, file: OwnedFd) {
-        if self.unopened.is_on()
+        if self.opens_nothing()
             && let Ok(node) = self.union.node(node)
         {
             let version = node.inode.content_version.load(Ordering::Acquire);
-            let mode = Mode {
-                write: true,
-                runs: false,
-            };
-            let open = FileHandle::new(&node, mode, version, Content::File(file).into());
+            let open = FileHandle::new(&node, Mode::of_new(), version, Content::File(file).into());
             self.unopened.keep(node.id, &Arc::new(open));
         }
     }
 
     /// Opens a regular file for a request that names its node, or finds it open.
     pub(super) fn open_by_node(&self, id: u64, write: bool) -> Result<Arc<FileHandle>> {
-        if !self.unopened.is_on() {
+        if !self.opens_nothing() {
             return Err(Error::UnknownHandle(0));
         }
         if let Some(open) = self.unopened.find(id, write) {

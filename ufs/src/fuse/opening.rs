@@ -23,7 +23,7 @@ use crate::sys;
 impl Adapter {
     /// Where nothing is to be opened, the kernel is told once that it need not ask.
     pub(super) fn answer_open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.skips_open {
+        if self.fs.opens_nothing() {
             return reply.error(fuser::Errno::ENOSYS);
         }
         self.close_unanswered(request);
@@ -53,7 +53,7 @@ impl Adapter {
         reply: ReplyCreate,
     ) {
         // The kernel then makes the file first.
-        if self.skips_open {
+        if self.fs.opens_nothing() {
             return reply.error(fuser::Errno::ENOSYS);
         }
         self.close_unanswered(request);
@@ -94,7 +94,7 @@ impl Adapter {
     /// Whether set-id bits must go when this caller changes a file and the request does not say so: what the kernel leaves to
     /// us (FUSE_HANDLE_KILLPRIV_V2 of fuse.h), with root standing for those who have CAP_FSETID.
     pub(super) fn looks_after_set_id(&self, request: &Request) -> bool {
-        self.skips_open && request.uid() != 0
+        self.fs.opens_nothing() && request.uid() != 0
     }
 
     pub(super) fn drop_set_id_for(&self, request: &Request, node: INodeNo, file: OpenFile) -> Result<()> {

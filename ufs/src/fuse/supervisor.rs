@@ -24,7 +24,6 @@ use super::handover::Kept;
 use super::options::MountOptions;
 use crate::error::SetupError;
 use crate::sys::process::{self, Ready};
-use crate::sys::rights;
 use crate::union::Lower;
 
 /// A server that dies before this had no time to do anything but die.
@@ -67,7 +66,14 @@ pub fn prepare(options: &mut MountOptions, mountpoint: &Path) -> Result<Option<P
 /// Whether this process may mount by itself: only then does the device come to it before the mount.
 #[must_use]
 pub fn mount_is_ours() -> bool {
-    rights::is_admin()
+    /// CAP_SYS_ADMIN of capabilities(7).
+    const SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    effective.is_some_and(|set| set >> SYS_ADMIN & 1 == 1)
 }
 
 /// Runs `serve` in a child, and again whenever it dies, until it ends by itself. Answers the status to exit with.

@@ -20,7 +20,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::lowers::Lowers;
 use crate::attr::FileType;
@@ -57,6 +57,17 @@ pub(crate) struct State {
     pub(crate) orphan: Option<Arc<OwnedFd>>,
     /// A directory that was removed: nothing can be created in it.
     pub(crate) removed: bool,
+}
+
+impl State {
+    /// Of a file that only layers below have, and that was met under one name.
+    pub(super) fn below(parent: Arc<Inode>, name: Box<OsStr>, lowers: Lowers) -> Self {
+        Self {
+            links: smallvec![Link { parent, name }],
+            lowers,
+            ..Self::default()
+        }
+    }
 }
 
 /// One file of the merged tree.

@@ -14,9 +14,7 @@ use std::sync::{Arc, Weak};
 
 use lru::LruCache;
 
-use smallvec::smallvec;
-
-use super::inode::{Inode, Link, Node, State};
+use super::inode::{Inode, Node, State};
 use super::{Resolved, Union};
 use crate::error::{Error, Result};
 use crate::sync::Mutex;
@@ -227,14 +225,7 @@ impl Union {
             if self.light_number(&found) != Some(number) {
                 return Err(Error::Stale);
             }
-            let state = State {
-                links: smallvec![Link {
-                    parent,
-                    name: name.into()
-                }],
-                lowers: found.lowers.into(),
-                ..State::default()
-            };
+            let state = State::below(parent, name.into(), found.lowers.into());
             let node = self
                 .nodes
                 .light_node(Inode::new(number, found.attr.file_type(), state));
