@@ -98,6 +98,41 @@ for_each_union! {
         assert!(names.contains(&b"."[..]) && names.contains(&b".."[..]));
     }
 
+    /// A listing goes on where it was when another one was made of the changed directory meanwhile, and fills the pages
+    /// in which the kernel keeps it to the last byte, or nearly: there is room for 128 such names in one.
+    fn a_listing_goes_on_beside_another(backend) {
+        for count in 508..=512 {
+            let fixture = Fixture::new(backend, |lower| {
+                for i in 0..count {
+                    put(lower, &format!("d/f{i}"), "");
+                }
+            });
+            assert_eq!(listed(&fixture.at("d")).len(), count);
+            let directory = open_directory(&fixture, "d");
+            let mut names: BTreeSet<Vec<u8>> = BTreeSet::new();
+            while names.len() < 100 {
+                let some = read_some(&directory, 50);
+                let (_, position) = some.last().expect("more names");
+                rustix::fs::seek(&directory, SeekFrom::Start(*position)).expect("seek");
+                names.extend(some.into_iter().map(|(name, _)| name));
+            }
+            std::fs::write(fixture.at("d/new"), "").unwrap();
+            // The first brings it, the second may be given it by the kernel.
+            for _ in 0..2 {
+                assert_eq!(listed(&fixture.at("d")).len(), count + 1, "{count}");
+            }
+            loop {
+                let some = read_some(&directory, usize::MAX);
+                if some.is_empty() {
+                    break;
+                }
+                names.extend(some.into_iter().map(|(name, _)| name));
+            }
+            names.remove(&b"new"[..]);
+            assert_eq!(names.len(), count + 2, "{count}");
+        }
+    }
+
     /// `rm -r` and friends: remove while reading on.
     fn removing_while_listing_leaves_nothing(backend) {
         let fixture = Fixture::with_layers(backend, 2, |layers| {

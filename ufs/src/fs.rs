@@ -36,6 +36,7 @@ use crate::union::{Layout, Resolved, Union};
 
 pub use attr::Change;
 pub use browse::Neighbour;
+pub use dir::End;
 pub(crate) use file::Mode;
 pub use file::{Handles, OpenFile, Opened};
 pub use link::{NewNode, Owner};

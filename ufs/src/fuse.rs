@@ -8,10 +8,10 @@ mod ahead;
 mod backing;
 mod convert;
 mod counted;
+mod ends;
 pub mod fuzzing;
 mod gate;
 pub mod handover;
-mod listers;
 mod nearness;
 mod opening;
 pub mod options;
@@ -27,12 +27,11 @@ use std::time::Duration;
 
 use ahead::{Ahead, Giver};
 use convert::{errno, file_attr};
+use ends::Ends;
 use fuser::{Generation, INodeNo, InitFlags, KernelConfig, ReplyEmpty, ReplyEntry, ReplyXattr, Request};
 
-use listers::Listers;
-
 use crate::error::Result;
-use crate::fs::{Fs, NewNode, Owner};
+use crate::fs::{End, Fs, NewNode, Owner};
 
 /// Requests the kernel may have under way in the background (read-ahead).
 const BACKGROUND_MAX: u16 = 64;
@@ -66,7 +65,7 @@ pub(crate) struct Adapter {
     keeps_writes: bool,
     /// Where nothing can change: the way to what is read ahead.
     ahead: Option<Ahead>,
-    listers: Listers,
+    ends: Ends,
     /// The way to tell the kernel what it did not ask for, once it is there.
     notifier: Arc<OnceLock<fuser::Notifier>>,
     /// The device, where backings outlive this server.
@@ -85,7 +84,7 @@ impl Adapter {
             can_skip_opendir: false,
             keeps_writes: false,
             ahead,
-            listers: Listers::default(),
+            ends: Ends::default(),
             notifier: Arc::default(),
             device: None,
         };
@@ -163,6 +162,14 @@ impl Adapter {
             && let Err(error) = notifier.inval_inode(node, -1, 0)
         {
             tracing::debug!(%node, %error, "attributes may be kept too long");
+        }
+    }
+
+    /// Answers who lists a directory, when the kernel has forgotten what it must not keep.
+    fn after(&self, dir: INodeNo, end: Option<End>, answer: impl FnOnce() + Send + 'static) {
+        match self.notifier.get() {
+            Some(notifier) if end == Some(End::Passing) => self.ends.answer(notifier, dir, answer),
+            _ => answer(),
         }
     }
 

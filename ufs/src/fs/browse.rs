@@ -145,28 +145,28 @@ impl Fs {
         Ok(neighbours)
     }
 
-    /// Lists a directory that lies in one place, in the order of its index; `false` when it does not. Positions are
-    /// those of the index, moved by `first`.
+    /// Where a directory of a tree that cannot change is, if all of it is in one index.
+    pub(super) fn place_of_all(&self, dir: &Inode) -> Option<LowerRef> {
+        match &*dir.lowers() {
+            [place] if self.union.layers[place.layer].is_numbered() => Some(place.clone()),
+            _ => None,
+        }
+    }
+
+    /// Lists a directory that lies in one place, in the order of its index. Positions are those of the index, moved by
+    /// `first`.
     pub(super) fn list_in_place(
         &self,
-        dir: &Inode,
+        place: &LowerRef,
         first: u64,
         offset: u64,
         take: &mut impl FnMut(&OsStr, u64, &Entry) -> bool,
-    ) -> Result<bool> {
-        let lowers = dir.lowers();
-        let [place] = &*lowers else {
-            return Ok(false);
-        };
+    ) -> Result<()> {
         let layer = &self.union.layers[place.layer];
-        if !self.is_read_only() || !layer.is_numbered() {
-            return Ok(false);
-        }
         let after = offset.saturating_sub(first);
         layer.list_after(&place.node, after, &mut |name, position, _, attr| {
             let number = self.union.numbers.of_lower(place.layer, attr.dev, attr.ino);
             take(name, position + first, &self.light_entry(number, attr))
-        })?;
-        Ok(true)
+        })
     }
 }

@@ -293,13 +293,9 @@ impl fuser::Filesystem for Adapter {
         answer(self.fs.sync(open_file(node, handle), datasync), reply);
     }
 
-    /// Directories are listed without a handle. Where nothing changes, a kernel that can do without asks only once, and
-    /// then keeps what it read. Where something does, a handle says who may fill what it keeps.
-    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if !self.fs.is_read_only() {
-            let (handle, flags) = self.listers.open(node);
-            return reply.opened(handle, flags);
-        }
+    /// Directories are listed without a handle. A kernel that can do without asks only once, and then keeps what it
+    /// read; which of several programs may bring it is decided by the positions (see `fs::dir`).
+    fn opendir(&self, _request: &Request, _node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         if self.can_skip_opendir {
             return reply.error(fuser::Errno::ENOSYS);
         }
@@ -312,12 +308,11 @@ impl fuser::Filesystem for Adapter {
     fn releasedir(
         &self,
         _request: &Request,
-        node: INodeNo,
-        handle: FileHandle,
+        _node: INodeNo,
+        _handle: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.listers.close(node, handle);
         reply.ok();
     }
 
@@ -329,11 +324,14 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let mut is_empty = true;
         let listed = self.fs.read_dir(node.0, offset, |name, next, ino, file_type| {
-            !reply.add(INodeNo(ino), next, fuser_type(file_type), name)
+            let taken = !reply.add(INodeNo(ino), next, fuser_type(file_type), name);
+            is_empty &= !taken;
+            taken
         });
         match listed {
-            Ok(()) => reply.ok(),
+            Ok(end) => self.after(node, is_empty.then_some(end), || reply.ok()),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -347,23 +345,26 @@ impl fuser::Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let known = self.ttl();
+        let mut is_empty = true;
         let listed = self.fs.read_dir_plus(node.0, offset, |name, next, entry| {
             let ttl = if entry.is_unreadable() {
                 Duration::ZERO
             } else {
                 known
             };
-            !reply.add(
+            let full = reply.add(
                 INodeNo(entry.node),
                 next,
                 name,
                 &ttl,
                 &file_attr(&entry.attr),
                 Generation(0),
-            )
+            );
+            is_empty &= full;
+            !full
         });
         match listed {
-            Ok(()) => reply.ok(),
+            Ok(end) => self.after(node, is_empty.then_some(end), || reply.ok()),
             Err(error) => reply.error(errno(&error)),
         }
     }

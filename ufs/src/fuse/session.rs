@@ -111,9 +111,6 @@ impl Session {
         rustix::process::umask(rustix::fs::Mode::empty());
         let (mut adapter, giver) = Adapter::new(Arc::clone(&fs), options.behaviour);
         adapter.keep_backings(&kept.device);
-        if init.is_some() {
-            adapter.listers.stop();
-        }
         let notifier = adapter.notifier();
         let served = Counted::new(adapter, Arc::clone(fs.requests()), threads(options));
         let mut config = config(options);

@@ -81,7 +81,8 @@ pub(crate) struct Inode {
     pub(crate) copying: Mutex<()>,
     /// Of a directory: held shared to read its entries, alone to change them.
     pub(crate) entries: RwLock<()>,
-    /// Counts how often the content moved to another file, so that open handles follow.
+    /// Counts how often the content moved to another file, so that open handles follow; of a directory also how often its
+    /// entries changed.
     pub(crate) content_version: AtomicU32,
     /// Whether a directory has a default ACL: 0 unknown, 1 no, 2 yes.
     pub(crate) default_acl: AtomicU32,
@@ -118,7 +119,9 @@ impl Inode {
 
     /// Locks a directory's entries to change them.
     pub(crate) fn change_entries(&self) -> crate::sync::RwLockWriteGuard<'_, ()> {
-        self.entries.write()
+        let guard = self.entries.write();
+        self.content_version.fetch_add(1, Ordering::Release);
+        guard
     }
 
     pub(crate) fn in_upper(&self) -> bool {
