@@ -159,14 +159,25 @@ pub struct Timed<'a> {
     since: Instant,
 }
 
-impl Drop for Timed<'_> {
-    fn drop(&mut self) {
-        let took = self.since.elapsed();
+impl Timed<'_> {
+    /// It was answered, and that took so long.
+    pub(crate) fn end(self, took: Duration) {
+        self.count(took);
+        std::mem::forget(self);
+    }
+
+    fn count(&self, took: Duration) {
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.histogram
             .nanoseconds
             .fetch_add(nanoseconds, Ordering::Relaxed);
         self.histogram.buckets[bucket_of(took)].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.count(self.since.elapsed());
     }
 }
 

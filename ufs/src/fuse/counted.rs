@@ -42,14 +42,16 @@ macro_rules! handed_on {
     ($($method:ident $operation:ident ($($name:ident: $type:ty),*);)*) => {
         $(
             fn $method(&self, request: &Request, $($name: $type),*) {
-                let since = self.gate.enter(request.pid());
+                let entered = self.gate.enter(request.pid());
                 asked_by(request.pid());
+                let timed = self.requests.begin(Operation::$operation);
                 {
-                    let _timed = self.requests.begin(Operation::$operation);
                     let _span = tracing::trace_span!(stringify!($method)).entered();
                     self.inner.$method(request, $($name),*);
                 }
-                self.gate.leave(since);
+                let took = entered.took();
+                timed.end(took);
+                self.gate.leave(took);
             }
         )*
     };

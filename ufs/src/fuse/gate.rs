@@ -21,8 +21,11 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::nearness::Processors;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::nearness::Processors;
 
 /// An answer that took longer waited for something.
 const QUICK_MAX: Duration = Duration::from_micros(200);
@@ -69,6 +72,8 @@ struct State {
     waited: i32,
     /// Requests that came, to see whether any did since the last look.
     requests: u64,
+    /// Who asked last.
+    asker: u32,
     has_watch: bool,
     watch_sleeps: bool,
     /// A thread has ended: the mount is gone, and the others are to find out.
@@ -79,6 +84,50 @@ struct State {
 struct Seat {
     gate: Arc<Gate>,
     reads_since: Instant,
+}
+
+/// A request that is being answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entered {
+    since: Instant,
+    /// Of a thread that has stepped back, so that whoever it answers may put it off: what it had used before.
+    used: Option<Used>,
+}
+
+/// What a thread has used of the processor.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    time: Duration,
+    /// How often it had to wait for something, and how often for the processor.
+    waits: i64,
+    put_off: i64,
+}
+
+impl Used {
+    fn by_this_thread() -> Option<Self> {
+        let usage = getrusage(UsageWho::RUSAGE_THREAD).ok()?;
+        let microseconds = (usage.user_time() + usage.system_time()).num_microseconds();
+        Some(Self {
+            time: Duration::from_micros(microseconds.cast_unsigned()),
+            waits: usage.voluntary_context_switches(),
+            put_off: usage.involuntary_context_switches(),
+        })
+    }
+}
+
+impl Entered {
+    /// How long the answer has taken until now. Of a thread that was put off when it answered, and never waited for
+    /// anything else, only its own time counts.
+    pub(super) fn took(&self) -> Duration {
+        if let Some(before) = self.used
+            && let Some(now) = Used::by_this_thread()
+            && now.waits == before.waits
+            && now.put_off != before.put_off
+        {
+            return now.time.saturating_sub(before.time);
+        }
+        self.since.elapsed()
+    }
 }
 
 impl Drop for Seat {
@@ -103,33 +152,41 @@ impl Gate {
             quick: QUICK_RUN,
             waited: 0,
             requests: 0,
+            asker: 0,
             has_watch: false,
             watch_sleeps: false,
             ended: false,
         };
         Arc::new(Self {
             threads,
-            processors: Processors::of_this_thread(),
+            processors: Processors::of_this_thread(threads > 1),
             state: Mutex::new(state),
             beside: Condvar::new(),
             watch: Condvar::new(),
         })
     }
 
-    /// This thread has read a request of `asker`. Returns when that was, for [`leave`](Self::leave).
-    pub(super) fn enter(&self, asker: u32) -> Instant {
-        let now = Instant::now();
+    /// This thread has read a request of `asker`. What is returned is for [`leave`](Self::leave).
+    pub(super) fn enter(&self, asker: u32) -> Entered {
         if self.threads == 1 {
-            self.processors.asked_by(asker);
-            return now;
+            self.processors.asked_by(asker, true);
+            return Entered {
+                since: Instant::now(),
+                used: None,
+            };
         }
+        let now = Instant::now();
         let read_since = SEAT.with_borrow(|seat| seat.as_ref().map(|seat| seat.reads_since));
         let mut state = self.state.lock();
         state.requests += 1;
-        if let Some(since) = read_since {
+        let had_waited = read_since.is_some_and(|since| now.duration_since(since) < WAITED_MAX);
+        if read_since.is_some() {
             state.reading -= 1;
-            state.note_wait(now.duration_since(since) < WAITED_MAX, self.threads);
+            // Who asks again as soon as it is answered is but one.
+            let is_another = asker != state.asker;
+            state.note_wait(had_waited && is_another, self.threads);
         }
+        state.asker = asker;
         if state.reading == 0 {
             if state.target(self.threads) > 1 {
                 self.call(&mut state);
@@ -140,20 +197,22 @@ impl Gate {
         }
         let alone = state.reading == 0 && state.target(self.threads) == 1;
         drop(state);
-        if alone {
-            self.processors.asked_by(asker);
-        } else {
+        let is_back = alone && self.processors.asked_by(asker, !had_waited);
+        if !alone {
             self.processors.leave();
         }
-        now
+        // To move takes longer than an answer.
+        Entered {
+            since: Instant::now(),
+            used: is_back.then(Used::by_this_thread).flatten(),
+        }
     }
 
-    /// This thread has answered what it read at `since`. Returns when it is to read again.
-    pub(super) fn leave(self: &Arc<Self>, since: Instant) {
+    /// This thread has answered a request, and that took so long. Returns when it is to read again.
+    pub(super) fn leave(self: &Arc<Self>, took: Duration) {
         if self.threads == 1 {
             return;
         }
-        let took = since.elapsed();
         let mut state = self.state.lock();
         state.quick = if took > QUICK_MAX {
             0
@@ -161,6 +220,7 @@ impl Gate {
             QUICK_RUN.min(state.quick + 1)
         };
         if state.reading >= state.target(self.threads) && !state.ended {
+            self.processors.leave();
             self.wait_beside(&mut state);
         }
         state.reading += 1;
@@ -202,8 +262,11 @@ impl Gate {
     /// Looks whether anybody reads until somebody is called back, or nobody reads.
     fn keep_watch(&self, state: &mut MutexGuard<'_, State>) -> bool {
         let mut idle_looks = 0;
+        let mut away_from = 0;
+        let mut nobody_reads = false;
         while state.called == 0 && !state.ended {
             let seen = state.requests;
+            self.processors.keep_away(&mut away_from);
             if idle_looks < IDLE_LOOKS {
                 self.beside.wait_for(state, WATCH_INTERVAL);
             } else {
@@ -214,12 +277,17 @@ impl Gate {
                 continue;
             }
             match (state.reading, state.requests == seen) {
-                (0, true) => return true,
-                (_, true) => idle_looks += 1,
                 (_, false) => idle_looks = 0,
+                (_, true) if self.processors.call_forward() => {}
+                (0, true) => {
+                    nobody_reads = true;
+                    break;
+                }
+                (_, true) => idle_looks += 1,
             }
         }
-        false
+        self.processors.keep_away_no_more(away_from);
+        nobody_reads
     }
 
     /// Calls one thread back.
@@ -293,10 +361,10 @@ mod tests {
             let gate = Gate::new(THREADS);
             let serve = move |gate: Arc<Gate>, requests: Receiver<Request>| {
                 for request in requests {
-                    let since = gate.enter(1);
+                    let entered = gate.enter(1);
                     thread::sleep(request.takes);
                     request.answer.send(thread::current().id()).unwrap();
-                    gate.leave(since);
+                    gate.leave(entered.took());
                 }
             };
             let threads = (0..THREADS)

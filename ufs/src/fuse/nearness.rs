@@ -5,100 +5,240 @@
 //! long as the answer. So a server thread that has had a run of requests from one thread moves to the processor where
 //! that one runs, and away again when somebody else asks or nobody does.
 //!
+//! ```text
+//! program  ─ asks ─┐                ┌─ goes on ─ asks ─┐
+//! server           └─ answers ─ put off               └─ goes on, reads: there is a request ─ answers ─ …
+//! ```
+//!
+//! The kernel wakes a program where it slept if nobody runs there, else where the processor is idle: that would be far from
+//! the thread that came near. So that thread *steps back* as well (`SCHED_IDLE` of sched(7)): what runs only such a thread
+//! counts as idle (`sched_idle_cpu` in kernel/sched/fair.c), and the program that is woken puts the thread off at once.
+//! Then neither of them ever sleeps for long enough that a processor must be woken.
+//!
+//! A thread that has stepped back may get no time at all when others want its processor. So whenever no request comes for a
+//! while, the watch of the [gate](super::gate) calls it forward, and it must prove itself again. Who may not come forward
+//! again (it takes CAP_SYS_NICE) never steps back.
+//!
 //! What is allowed by the affinity that the server was started with is kept to.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
+use crate::sys::idle::{be_usual, step_back};
+
 /// So many requests of one thread in a row, and it is worth the while to see where that thread runs.
 const RUN: u32 = 32;
 
-/// How often is looked whether it still runs there, in requests.
-const LOOK_EVERY: u32 = 256;
+/// After so many requests in a row for which this thread had to be woken is looked whether it is still near: at first, and
+/// at most.
+const LOOK_MIN: u32 = 8;
+const LOOK_MAX: u32 = 256;
+
+/// Requests near the asker before this thread steps back: at first, and at most.
+const PROOF_MIN: u32 = 32;
+const PROOF_MAX: u32 = 1024;
+
+/// So many requests after it has stepped back, it was right to do so.
+const PROVEN: u32 = 256;
 
 /// Where this thread is.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     asker: u32,
+    /// Requests of the asker in a row.
     run: u32,
     near: Option<usize>,
+    /// Requests in a row for which it had to be woken, since it looked.
+    woken: u32,
+    /// It looks after so many of them.
+    patience: u32,
+    is_back: bool,
+    /// Requests since it came near, or stepped back, or was called forward.
+    steady: u32,
+    /// It steps back after so many of them.
+    proof: u32,
+}
+
+impl Place {
+    const fn far_from(asker: u32) -> Self {
+        Self {
+            asker,
+            run: 0,
+            near: None,
+            woken: 0,
+            patience: LOOK_MIN,
+            is_back: false,
+            steady: 0,
+            proof: PROOF_MIN,
+        }
+    }
 }
 
 thread_local! {
-    static PLACE: Cell<Place> = const {
-        Cell::new(Place {
-            asker: 0,
-            run: 0,
-            near: None,
-        })
-    };
+    static PLACE: Cell<Place> = const { Cell::new(Place::far_from(0)) };
 }
 
-/// The processors the server may use.
+/// The processors the server may use, and who is where.
 #[derive(Debug)]
-pub(super) struct Processors(Option<CpuSet>);
+pub(super) struct Processors {
+    /// `None` where they cannot be told or there is but one: nothing is ever moved.
+    all: Option<CpuSet>,
+    can_step_back: bool,
+    /// The thread that has stepped back, 0 for none.
+    back: AtomicI32,
+    /// The processor that a thread has moved to, plus one; 0 for none.
+    near: AtomicUsize,
+}
 
 impl Processors {
-    /// Those of this thread; nothing is ever moved where they cannot be told or there is but one.
-    pub(super) fn of_this_thread() -> Self {
+    /// Those of this thread. `has_watch`: somebody calls a thread forward that gets no time.
+    pub(super) fn of_this_thread(has_watch: bool) -> Self {
         let all = sched_getaffinity(Pid::from_raw(0)).ok();
-        let count = |set: &CpuSet| {
-            (0..CpuSet::count())
-                .filter(|cpu| set.is_set(*cpu) == Ok(true))
-                .count()
-        };
-        Self(all.filter(|set| count(set) > 1))
+        let all = all.filter(|set| processors(set).count() > 1);
+        Self {
+            can_step_back: has_watch && all.is_some() && can_come_forward(),
+            all,
+            back: AtomicI32::new(0),
+            near: AtomicUsize::new(0),
+        }
     }
 
-    /// This thread was asked by `asker`, and is the only one that answers. Returns whether it is near the asker now.
-    pub(super) fn asked_by(&self, asker: u32) -> bool {
-        let Some(all) = &self.0 else { return false };
+    /// This thread was asked by `asker`, and is the only one that answers. `was_woken`: for this request. Answers whether
+    /// it has stepped back.
+    pub(super) fn asked_by(&self, asker: u32, was_woken: bool) -> bool {
+        let Some(all) = &self.all else { return false };
         let mut place = PLACE.get();
         if asker != place.asker {
             self.leave();
-            PLACE.set(Place {
-                asker,
-                run: 0,
-                near: None,
-            });
+            PLACE.set(Place::far_from(asker));
             return false;
         }
-        place.run += 1;
-        if place.run == RUN || place.run.is_multiple_of(LOOK_EVERY) {
-            let there = processor_of(asker).filter(|cpu| all.is_set(*cpu) == Ok(true));
-            if there != place.near {
-                let mut only = CpuSet::new();
-                let moved = there.is_some_and(|cpu| only.set(cpu).is_ok() && set(0, &only));
-                if !moved {
-                    set(0, all);
-                }
-                place.near = there.filter(|_| moved);
-            }
+        place.run = place.run.saturating_add(1);
+        if was_woken {
+            place.woken += 1;
+        } else {
+            place.woken = 0;
+            place.patience = LOOK_MIN;
+        }
+        if place.run == RUN || place.run > RUN && place.woken >= place.patience {
+            self.come_near(all, &mut place);
+        }
+        if place.near.is_some() && self.can_step_back {
+            self.step_back(&mut place);
         }
         PLACE.set(place);
-        place.near.is_some()
+        place.is_back
+    }
+
+    fn come_near(&self, all: &CpuSet, place: &mut Place) {
+        place.woken = 0;
+        place.patience = LOOK_MAX.min(2 * place.patience);
+        let there = processor_of(place.asker).filter(|cpu| all.is_set(*cpu) == Ok(true));
+        if there == place.near {
+            return;
+        }
+        let mut only = CpuSet::new();
+        let moved = there.is_some_and(|cpu| only.set(cpu).is_ok() && set_affinity(&only));
+        if !moved {
+            set_affinity(all);
+            self.come_forward(place);
+        }
+        place.near = there.filter(|_| moved);
+        self.near
+            .store(place.near.map_or(0, |cpu| cpu + 1), Ordering::Relaxed);
+    }
+
+    fn step_back(&self, place: &mut Place) {
+        let own = rustix::thread::gettid().as_raw_nonzero().get();
+        place.steady = place.steady.saturating_add(1);
+        if place.is_back && self.back.load(Ordering::Relaxed) != own {
+            // Called forward.
+            place.is_back = false;
+            place.proof = match place.steady {
+                PROVEN.. => PROOF_MIN,
+                _ => PROOF_MAX.min(2 * place.proof),
+            };
+            place.steady = 0;
+        }
+        if !place.is_back && place.steady >= place.proof {
+            place.is_back = step_back();
+            place.steady = 0;
+            self.back
+                .store(if place.is_back { own } else { 0 }, Ordering::Relaxed);
+        }
+    }
+
+    fn come_forward(&self, place: &mut Place) {
+        if place.is_back {
+            be_usual(0);
+            place.is_back = false;
+            self.back.store(0, Ordering::Relaxed);
+        }
     }
 
     /// This thread may be anywhere again.
     pub(super) fn leave(&self) {
-        let place = PLACE.get();
-        if let Some(all) = &self.0
+        let mut place = PLACE.get();
+        if let Some(all) = &self.all
             && place.near.is_some()
         {
-            set(0, all);
-            PLACE.set(Place {
-                near: None,
-                run: 0,
-                ..place
-            });
+            self.come_forward(&mut place);
+            set_affinity(all);
+            self.near.store(0, Ordering::Relaxed);
+            PLACE.set(Place::far_from(place.asker));
+        }
+    }
+
+    /// For another thread, when no requests come: whether there was one that has stepped back, which may be kept from its
+    /// work. It is called forward.
+    pub(super) fn call_forward(&self) -> bool {
+        let back = self.back.swap(0, Ordering::Relaxed);
+        if back != 0 {
+            be_usual(back);
+        }
+        back != 0
+    }
+
+    /// Keeps this thread, which wakes up now and then, off the processor where another one is near its asker. `from`: what
+    /// this did before, to begin with 0.
+    pub(super) fn keep_away(&self, from: &mut usize) {
+        let near = self.near.load(Ordering::Relaxed);
+        if let Some(all) = &self.all
+            && near != *from
+        {
+            let mut others = *all;
+            if near == 0 || others.unset(near - 1).is_ok() {
+                set_affinity(&others);
+            }
+            *from = near;
+        }
+    }
+
+    /// Ends what [`keep_away`](Self::keep_away) did.
+    pub(super) fn keep_away_no_more(&self, from: usize) {
+        if let Some(all) = &self.all
+            && from != 0
+        {
+            set_affinity(all);
         }
     }
 }
 
-fn set(thread: i32, to: &CpuSet) -> bool {
-    sched_setaffinity(Pid::from_raw(thread), to).is_ok()
+fn processors(set: &CpuSet) -> impl Iterator<Item = usize> {
+    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true))
+}
+
+/// Tried by a thread that ends then.
+fn can_come_forward() -> bool {
+    let tried = std::thread::Builder::new().spawn(|| step_back() && be_usual(0));
+    tried.is_ok_and(|thread| thread.join().unwrap_or(false))
+}
+
+fn set_affinity(to: &CpuSet) -> bool {
+    sched_setaffinity(Pid::from_raw(0), to).is_ok()
 }
 
 /// The processor that a thread last ran on: field 39 of `/proc/TID/stat` (proc(5)).
