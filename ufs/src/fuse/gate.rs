@@ -13,9 +13,11 @@
 //!              └──── nobody reads for 1 ms; answers are slow ───── beside
 //! ```
 //!
-//! One reader is wanted while answers are quick and the device is empty in between. More are when requests were
+//! One reader is wanted while answers are quick and the device is empty in between. More are when requests of others were
 //! waiting already as they were read (parallel clients), and all when an answer took long: it waited for a disk, and
-//! others must not wait with it. One of the threads beside keeps watch that no answer takes all readers away.
+//! others must not wait with it. While no processor is idle, requests of the same program count as well: a thread that has
+//! slept for long is run before one that has used its share. One of the threads beside keeps watch that no answer takes
+//! all readers away.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
+use nix::unistd::{SysconfVar, sysconf};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::nearness::Processors;
@@ -40,6 +43,9 @@ const WAITED_MAX: Duration = Duration::from_micros(4);
 /// few of them behind (RELEASE, FORGET).
 const WAITED_RUN: i32 = 12;
 
+/// How often is looked whether a processor is idle, in requests.
+const LOAD_EVERY: u64 = 64;
+
 /// How often is looked whether anybody reads, and after how many looks without a request no more.
 const WATCH_INTERVAL: Duration = Duration::from_millis(1);
 const IDLE_LOOKS: u32 = 20;
@@ -49,6 +55,7 @@ const IDLE_LOOKS: u32 = 20;
 pub(super) struct Gate {
     threads: usize,
     processors: Processors,
+    load: Load,
     state: Mutex<State>,
     /// For the threads beside.
     beside: Condvar,
@@ -68,6 +75,9 @@ struct State {
     wanted: usize,
     /// Quick answers in a row, at most [`QUICK_RUN`].
     quick: u32,
+    /// No processor of the machine is idle; and none was when that was looked at last.
+    is_busy: bool,
+    seemed_busy: bool,
     /// Requests that had waited, less the others, since `wanted` changed.
     waited: i32,
     /// Requests that came, to see whether any did since the last look.
@@ -84,6 +94,33 @@ struct State {
 struct Seat {
     gate: Arc<Gate>,
     reads_since: Instant,
+}
+
+/// How much the machine has to do.
+#[derive(Debug)]
+struct Load {
+    processors: i64,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        let online = sysconf(SysconfVar::_NPROCESSORS_ONLN);
+        Self {
+            processors: online.ok().flatten().unwrap_or(i64::MAX),
+        }
+    }
+}
+
+impl Load {
+    /// Whether as many threads run as there are processors: the fourth field of `/proc/loadavg` (proc(5)).
+    fn is_busy(&self) -> bool {
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let running = load
+            .split_ascii_whitespace()
+            .nth(3)
+            .and_then(|field| field.split_once('/')?.0.parse::<i64>().ok());
+        running.is_some_and(|running| running >= self.processors)
+    }
 }
 
 /// A request that is being answered.
@@ -150,6 +187,8 @@ impl Gate {
             called: 0,
             wanted: 1,
             quick: QUICK_RUN,
+            is_busy: false,
+            seemed_busy: false,
             waited: 0,
             requests: 0,
             asker: 0,
@@ -160,16 +199,17 @@ impl Gate {
         Arc::new(Self {
             threads,
             processors: Processors::of_this_thread(threads > 1),
+            load: Load::default(),
             state: Mutex::new(state),
             beside: Condvar::new(),
             watch: Condvar::new(),
         })
     }
 
-    /// This thread has read a request of `asker`. What is returned is for [`leave`](Self::leave).
+    /// This thread has read a request of `asker`. What is returned tells for [`leave`](Self::leave) how long it took.
     pub(super) fn enter(&self, asker: u32) -> Entered {
         if self.threads == 1 {
-            self.processors.asked_by(asker, true);
+            self.processors.asked_by(asker, true, true);
             return Entered {
                 since: Instant::now(),
                 used: None,
@@ -183,8 +223,8 @@ impl Gate {
         if read_since.is_some() {
             state.reading -= 1;
             // Who asks again as soon as it is answered is but one.
-            let is_another = asker != state.asker;
-            state.note_wait(had_waited && is_another, self.threads);
+            let counts = asker != state.asker || state.is_busy;
+            state.note_wait(had_waited && counts, self.threads);
         }
         state.asker = asker;
         if state.reading == 0 {
@@ -195,9 +235,18 @@ impl Gate {
                 self.watch.notify_one();
             }
         }
+        if state.requests.is_multiple_of(LOAD_EVERY) {
+            drop(state);
+            let seems_busy = self.load.is_busy();
+            state = self.state.lock();
+            // Once may have been some short work.
+            state.is_busy = seems_busy && state.seemed_busy;
+            state.seemed_busy = seems_busy;
+        }
         let alone = state.reading == 0 && state.target(self.threads) == 1;
+        let is_busy = state.is_busy;
         drop(state);
-        let is_back = alone && self.processors.asked_by(asker, !had_waited);
+        let is_back = alone && self.processors.asked_by(asker, !had_waited, is_busy);
         if !alone {
             self.processors.leave();
         }
@@ -219,9 +268,12 @@ impl Gate {
         } else {
             QUICK_RUN.min(state.quick + 1)
         };
-        if state.reading >= state.target(self.threads) && !state.ended {
-            self.processors.leave();
-            self.wait_beside(&mut state);
+        if state.has_readers(self.threads) {
+            // Not with the lock: whoever moves may have to wait for its turn there.
+            MutexGuard::unlocked(&mut state, || self.processors.leave());
+            if state.has_readers(self.threads) {
+                self.wait_beside(&mut state);
+            }
         }
         state.reading += 1;
         drop(state);
@@ -266,7 +318,9 @@ impl Gate {
         let mut nobody_reads = false;
         while state.called == 0 && !state.ended {
             let seen = state.requests;
-            self.processors.keep_away(&mut away_from);
+            if !state.is_busy {
+                MutexGuard::unlocked(state, || self.processors.keep_away(&mut away_from));
+            }
             if idle_looks < IDLE_LOOKS {
                 self.beside.wait_for(state, WATCH_INTERVAL);
             } else {
@@ -286,7 +340,7 @@ impl Gate {
                 (_, true) => idle_looks += 1,
             }
         }
-        self.processors.keep_away_no_more(away_from);
+        MutexGuard::unlocked(state, || self.processors.keep_away_no_more(away_from));
         nobody_reads
     }
 
@@ -310,6 +364,11 @@ impl Gate {
 }
 
 impl State {
+    /// Whether enough others read.
+    fn has_readers(&self, threads: usize) -> bool {
+        self.reading >= self.target(threads) && !self.ended
+    }
+
     /// How many are to read.
     fn target(&self, threads: usize) -> usize {
         if self.quick < QUICK_RUN {

@@ -16,8 +16,9 @@
 //! Then neither of them ever sleeps for long enough that a processor must be woken.
 //!
 //! A thread that has stepped back may get no time at all when others want its processor. So whenever no request comes for a
-//! while, the watch of the [gate](super::gate) calls it forward, and it must prove itself again. Who may not come forward
-//! again (it takes CAP_SYS_NICE) never steps back.
+//! while, the watch of the [gate](super::gate) calls it forward; and if a request was waiting then, it does not step back
+//! again before it has answered twice as many as before. Who may not come forward again (it takes CAP_SYS_NICE) never
+//! steps back.
 //!
 //! What is allowed by the affinity that the server was started with is kept to.
 
@@ -27,7 +28,7 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::sys::idle::{be_usual, step_back};
+use crate::sys::idle::{be_usual, is_usual, step_back};
 
 /// So many requests of one thread in a row, and it is worth the while to see where that thread runs.
 const RUN: u32 = 32;
@@ -39,10 +40,7 @@ const LOOK_MAX: u32 = 256;
 
 /// Requests near the asker before this thread steps back: at first, and at most.
 const PROOF_MIN: u32 = 32;
-const PROOF_MAX: u32 = 1024;
-
-/// So many requests after it has stepped back, it was right to do so.
-const PROVEN: u32 = 256;
+const PROOF_MAX: u32 = 1 << 14;
 
 /// Where this thread is.
 #[derive(Debug, Clone, Copy)]
@@ -106,9 +104,9 @@ impl Processors {
         }
     }
 
-    /// This thread was asked by `asker`, and is the only one that answers. `was_woken`: for this request. Answers whether
-    /// it has stepped back.
-    pub(super) fn asked_by(&self, asker: u32, was_woken: bool) -> bool {
+    /// This thread was asked by `asker`, and is the only one that answers. `was_woken`: for this request. `is_busy`: no
+    /// processor is idle, so that nobody who is woken goes to another one. Answers whether this thread has stepped back.
+    pub(super) fn asked_by(&self, asker: u32, was_woken: bool, is_busy: bool) -> bool {
         let Some(all) = &self.all else { return false };
         let mut place = PLACE.get();
         if asker != place.asker {
@@ -126,8 +124,10 @@ impl Processors {
         if place.run == RUN || place.run > RUN && place.woken >= place.patience {
             self.come_near(all, &mut place);
         }
-        if place.near.is_some() && self.can_step_back {
-            self.step_back(&mut place);
+        if is_busy {
+            self.come_forward(&mut place);
+        } else if place.near.is_some() && self.can_step_back {
+            self.step_back(&mut place, was_woken);
         }
         PLACE.set(place);
         place.is_back
@@ -151,23 +151,22 @@ impl Processors {
             .store(place.near.map_or(0, |cpu| cpu + 1), Ordering::Relaxed);
     }
 
-    fn step_back(&self, place: &mut Place) {
-        let own = rustix::thread::gettid().as_raw_nonzero().get();
+    fn step_back(&self, place: &mut Place, was_woken: bool) {
+        let own = own_number();
         place.steady = place.steady.saturating_add(1);
         if place.is_back && self.back.load(Ordering::Relaxed) != own {
-            // Called forward.
-            place.is_back = false;
-            place.proof = match place.steady {
-                PROVEN.. => PROOF_MIN,
-                _ => PROOF_MAX.min(2 * place.proof),
+            // Called forward: since nobody asked, or since it got no time.
+            self.come_forward(place);
+            place.proof = match was_woken {
+                true => PROOF_MIN,
+                false => PROOF_MAX.min(2 * place.proof),
             };
             place.steady = 0;
         }
         if !place.is_back && place.steady >= place.proof {
-            place.is_back = step_back();
+            // No more than one, or the watch could not call all.
+            place.is_back = self.replace_back(0, own) && step_back();
             place.steady = 0;
-            self.back
-                .store(if place.is_back { own } else { 0 }, Ordering::Relaxed);
         }
     }
 
@@ -175,8 +174,14 @@ impl Processors {
         if place.is_back {
             be_usual(0);
             place.is_back = false;
-            self.back.store(0, Ordering::Relaxed);
+            self.replace_back(own_number(), 0);
         }
+    }
+
+    fn replace_back(&self, old: i32, new: i32) -> bool {
+        self.back
+            .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 
     /// This thread may be anywhere again.
@@ -227,13 +232,17 @@ impl Processors {
     }
 }
 
+fn own_number() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
 fn processors(set: &CpuSet) -> impl Iterator<Item = usize> {
     (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true))
 }
 
-/// Tried by a thread that ends then.
+/// Tried by a thread that ends then. Who was started under another policy keeps that.
 fn can_come_forward() -> bool {
-    let tried = std::thread::Builder::new().spawn(|| step_back() && be_usual(0));
+    let tried = std::thread::Builder::new().spawn(|| is_usual() && step_back() && be_usual(0));
     tried.is_ok_and(|thread| thread.join().unwrap_or(false))
 }
 
@@ -247,4 +256,41 @@ fn processor_of(thread: u32) -> Option<usize> {
     // The name before it may hold blanks and brackets.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(36)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::idle::is_usual;
+
+    /// Asked by itself, so that the asker is where it is.
+    fn ask(processors: &Processors, times: u32) -> bool {
+        let own = own_number().cast_unsigned();
+        (0..times).fold(false, |_, _| processors.asked_by(own, false, false))
+    }
+
+    #[test]
+    fn who_is_near_steps_back_until_called_forward_or_asked_by_another() {
+        let processors = Processors::of_this_thread(true);
+        if !processors.can_step_back {
+            println!("skipped: needs two processors, and CAP_SYS_NICE or RLIMIT_NICE");
+            return;
+        }
+        assert!(!ask(&processors, RUN + PROOF_MIN - 1) && is_usual());
+        let near = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        assert_eq!(super::processors(&near).count(), 1);
+        assert!(ask(&processors, 2) && !is_usual());
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| processors.call_forward());
+            assert!(watch.join().unwrap());
+        });
+        assert!(is_usual());
+        assert!(!processors.call_forward(), "nobody is back any more");
+        assert!(!ask(&processors, 1) && is_usual());
+        // A request had waited meanwhile: twice as many before the next time.
+        assert!(!ask(&processors, 2 * PROOF_MIN - 1));
+        assert!(ask(&processors, 2) && !is_usual());
+        assert!(!processors.asked_by(own_number().cast_unsigned() + 1, false, false) && is_usual());
+        assert_eq!(Some(sched_getaffinity(Pid::from_raw(0)).unwrap()), processors.all);
+    }
 }

@@ -23,6 +23,12 @@ pub(crate) fn be_usual(thread: i32) -> bool {
     set_policy(thread, libc::SCHED_OTHER)
 }
 
+/// Whether the calling thread has the usual policy.
+pub(crate) fn is_usual() -> bool {
+    // SAFETY: the call takes a number and touches no memory; 0 is the calling thread.
+    unsafe { libc::sched_getscheduler(0) == libc::SCHED_OTHER }
+}
+
 fn set_policy(thread: i32, policy: libc::c_int) -> bool {
     let param = libc::sched_param { sched_priority: 0 };
     // SAFETY: the call reads one structure, which is there.
