@@ -16,8 +16,8 @@
 //! One reader is wanted while answers are quick and the device is empty in between. More are when requests of others were
 //! waiting already as they were read (parallel clients), and all when an answer took long: it waited for a disk, and
 //! others must not wait with it. While no processor is idle, requests of the same program count as well: a thread that has
-//! slept for long is run before one that has used its share. One of the threads beside keeps watch that no answer takes
-//! all readers away.
+//! slept for long is run before one that has used its share. So they do where no thread may step back (see
+//! [`nearness`](super::nearness)). One of the threads beside keeps watch that no answer takes all readers away.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -222,8 +222,8 @@ impl Gate {
         let had_waited = read_since.is_some_and(|since| now.duration_since(since) < WAITED_MAX);
         if read_since.is_some() {
             state.reading -= 1;
-            // Who asks again as soon as it is answered is but one.
-            let counts = asker != state.asker || state.is_busy;
+            // Who asks again as soon as it is answered is but one. But one reader is only faster if it can step back.
+            let counts = asker != state.asker || state.is_busy || !self.processors.can_step_back();
             state.note_wait(had_waited && counts, self.threads);
         }
         state.asker = asker;

@@ -133,6 +133,11 @@ impl Processors {
         place.is_back
     }
 
+    /// Whether a thread that is near its asker also steps back.
+    pub(super) fn can_step_back(&self) -> bool {
+        self.can_step_back
+    }
+
     fn come_near(&self, all: &CpuSet, place: &mut Place) {
         place.woken = 0;
         place.patience = LOOK_MAX.min(2 * place.patience);
