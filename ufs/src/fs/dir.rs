@@ -10,7 +10,7 @@ mod position;
 
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -80,7 +80,8 @@ pub enum End {
 struct Listing {
     /// Whoever is given all of it.
     reader: Reader,
-    /// The directory's.
+    /// The directory, and its version. Once it is forgotten, its number may come again, and its versions do.
+    dir: Weak<Inode>,
     version: u32,
     entries: Vec<(u64, DirEntry)>,
     /// The kernel, when it keeps the listing, has no byte left in the last page.
@@ -90,7 +91,7 @@ struct Listing {
 impl Listing {
     /// Sorts entries by the hash of their names. Two names with one hash, which is not expected to happen, get
     /// neighbouring places in the order of the names.
-    fn new(reader: Reader, version: u32, entries: Vec<DirEntry>) -> Self {
+    fn new(reader: Reader, dir: Weak<Inode>, version: u32, entries: Vec<DirEntry>) -> Self {
         let mut entries: Vec<(u64, DirEntry)> = entries
             .into_iter()
             .map(|entry| (place_of(&entry.name), entry))
@@ -103,10 +104,15 @@ impl Listing {
         let fills_its_pages = fills_pages([1, 2].into_iter().chain(names), rustix::param::page_size());
         Self {
             reader,
+            dir,
             version,
             entries,
             fills_its_pages,
         }
+    }
+
+    fn is_of(&self, dir: &Arc<Inode>, version: u32) -> bool {
+        std::ptr::eq(self.dir.as_ptr(), Arc::as_ptr(dir)) && self.version == version
     }
 }
 
@@ -310,7 +316,7 @@ impl Fs {
     /// new one for all who read the directory, so that the kept one is never older than any of them: what has come
     /// since need not be shown, and what has gone is not found (readdir in POSIX). Made anew at every change, a large
     /// directory in which others work would take forever to read.
-    fn listing(&self, dir: &Inode, afresh: bool) -> Result<Arc<Listing>> {
+    fn listing(&self, dir: &Arc<Inode>, afresh: bool) -> Result<Arc<Listing>> {
         if !afresh && let Some(listing) = self.listings.kept.lock().get(&dir.ino) {
             return Ok(Arc::clone(listing));
         }
@@ -318,7 +324,7 @@ impl Fs {
         let _shared = dir.entries.read();
         let version = dir.content_version.load(Ordering::Acquire);
         if let Some(listing) = self.listings.kept.lock().get(&dir.ino)
-            && listing.version == version
+            && listing.is_of(dir, version)
         {
             return Ok(Arc::clone(listing));
         }
@@ -327,7 +333,12 @@ impl Fs {
         } else {
             self.union.entries(dir)?
         };
-        let listing = Arc::new(Listing::new(self.listings.readers.next(), version, entries));
+        let listing = Arc::new(Listing::new(
+            self.listings.readers.next(),
+            Arc::downgrade(dir),
+            version,
+            entries,
+        ));
         self.listings.kept.lock().put(dir.ino, Arc::clone(&listing));
         Ok(listing)
     }
@@ -366,6 +377,7 @@ mod tests {
     fn places(names: impl Iterator<Item = u32>) -> Vec<(u64, DirEntry)> {
         Listing::new(
             Reader::default(),
+            Weak::new(),
             0,
             names.map(|n| entry(&n.to_string())).collect(),
         )
