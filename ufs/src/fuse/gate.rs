@@ -314,13 +314,10 @@ impl Gate {
     /// Looks whether anybody reads until somebody is called back, or nobody reads.
     fn keep_watch(&self, state: &mut MutexGuard<'_, State>) -> bool {
         let mut idle_looks = 0;
-        let mut away_from = 0;
         let mut nobody_reads = false;
+        self.processors.watches();
         while state.called == 0 && !state.ended {
             let seen = state.requests;
-            if !state.is_busy {
-                MutexGuard::unlocked(state, || self.processors.keep_away(&mut away_from));
-            }
             if idle_looks < IDLE_LOOKS {
                 self.beside.wait_for(state, WATCH_INTERVAL);
             } else {
@@ -340,7 +337,7 @@ impl Gate {
                 (_, true) => idle_looks += 1,
             }
         }
-        MutexGuard::unlocked(state, || self.processors.keep_away_no_more(away_from));
+        MutexGuard::unlocked(state, || self.processors.watches_no_more());
         nobody_reads
     }
 

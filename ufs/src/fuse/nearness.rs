@@ -23,10 +23,11 @@
 //! What is allowed by the affinity that the server was started with is kept to.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 
 use crate::sys::idle::{be_usual, is_usual, step_back};
 
@@ -35,7 +36,7 @@ const RUN: u32 = 32;
 
 /// After so many requests in a row for which this thread had to be woken is looked whether it is still near: at first, and
 /// at most.
-const LOOK_MIN: u32 = 8;
+const LOOK_MIN: u32 = 3;
 const LOOK_MAX: u32 = 256;
 
 /// Requests near the asker before this thread steps back: at first, and at most.
@@ -87,8 +88,8 @@ pub(super) struct Processors {
     can_step_back: bool,
     /// The thread that has stepped back, 0 for none.
     back: AtomicI32,
-    /// The processor that a thread has moved to, plus one; 0 for none.
-    near: AtomicUsize,
+    /// The thread that keeps watch, 0 for none.
+    watch: Mutex<i32>,
 }
 
 impl Processors {
@@ -100,7 +101,7 @@ impl Processors {
             can_step_back: has_watch && all.is_some() && can_come_forward(),
             all,
             back: AtomicI32::new(0),
-            near: AtomicUsize::new(0),
+            watch: Mutex::new(0),
         }
     }
 
@@ -122,7 +123,7 @@ impl Processors {
             place.patience = LOOK_MIN;
         }
         if place.run == RUN || place.run > RUN && place.woken >= place.patience {
-            self.come_near(all, &mut place);
+            self.come_near(all, &mut place, is_busy);
         }
         if is_busy {
             self.come_forward(&mut place);
@@ -138,7 +139,7 @@ impl Processors {
         self.can_step_back
     }
 
-    fn come_near(&self, all: &CpuSet, place: &mut Place) {
+    fn come_near(&self, all: &CpuSet, place: &mut Place, is_busy: bool) {
         place.woken = 0;
         place.patience = LOOK_MAX.min(2 * place.patience);
         let there = processor_of(place.asker).filter(|cpu| all.is_set(*cpu) == Ok(true));
@@ -146,14 +147,17 @@ impl Processors {
             return;
         }
         let mut only = CpuSet::new();
-        let moved = there.is_some_and(|cpu| only.set(cpu).is_ok() && set_affinity(&only));
+        let moved = there.is_some_and(|cpu| only.set(cpu).is_ok() && set_affinity(0, &only));
         if !moved {
-            set_affinity(all);
+            set_affinity(0, all);
             self.come_forward(place);
         }
         place.near = there.filter(|_| moved);
-        self.near
-            .store(place.near.map_or(0, |cpu| cpu + 1), Ordering::Relaxed);
+        if let Some(near) = place.near
+            && !is_busy
+        {
+            self.keep_watch_off(near);
+        }
     }
 
     fn step_back(&self, place: &mut Place, was_woken: bool) {
@@ -196,8 +200,7 @@ impl Processors {
             && place.near.is_some()
         {
             self.come_forward(&mut place);
-            set_affinity(all);
-            self.near.store(0, Ordering::Relaxed);
+            set_affinity(0, all);
             PLACE.set(Place::far_from(place.asker));
         }
     }
@@ -212,27 +215,27 @@ impl Processors {
         back != 0
     }
 
-    /// Keeps this thread, which wakes up now and then, off the processor where another one is near its asker. `from`: what
-    /// this did before, to begin with 0.
-    pub(super) fn keep_away(&self, from: &mut usize) {
-        let near = self.near.load(Ordering::Relaxed);
-        if let Some(all) = &self.all
-            && near != *from
-        {
-            let mut others = *all;
-            if near == 0 || others.unset(near - 1).is_ok() {
-                set_affinity(&others);
-            }
-            *from = near;
+    /// This thread wakes up now and then, until [`watches_no_more`](Self::watches_no_more): it is kept off the processor
+    /// where another one is near its asker.
+    pub(super) fn watches(&self) {
+        *self.watch.lock() = own_number();
+    }
+
+    pub(super) fn watches_no_more(&self) {
+        if let Some(all) = &self.all {
+            *self.watch.lock() = 0;
+            set_affinity(0, all);
         }
     }
 
-    /// Ends what [`keep_away`](Self::keep_away) did.
-    pub(super) fn keep_away_no_more(&self, from: usize) {
-        if let Some(all) = &self.all
-            && from != 0
+    /// By whoever comes near, while the watch sleeps: were it to go by itself, it would first wake up where it must not.
+    fn keep_watch_off(&self, near: usize) {
+        let watch = self.watch.lock();
+        if let Some(mut others) = self.all
+            && *watch != 0
+            && others.unset(near).is_ok()
         {
-            set_affinity(all);
+            set_affinity(*watch, &others);
         }
     }
 }
@@ -251,8 +254,9 @@ fn can_come_forward() -> bool {
     tried.is_ok_and(|thread| thread.join().unwrap_or(false))
 }
 
-fn set_affinity(to: &CpuSet) -> bool {
-    sched_setaffinity(Pid::from_raw(0), to).is_ok()
+/// Of a thread, 0 for the calling one.
+fn set_affinity(thread: i32, to: &CpuSet) -> bool {
+    sched_setaffinity(Pid::from_raw(thread), to).is_ok()
 }
 
 /// The processor that a thread last ran on: field 39 of `/proc/TID/stat` (proc(5)).
