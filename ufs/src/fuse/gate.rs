@@ -96,6 +96,12 @@ struct Seat {
     reads_since: Instant,
 }
 
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.gate.end();
+    }
+}
+
 /// How much the machine has to do.
 #[derive(Debug)]
 struct Load {
@@ -164,12 +170,6 @@ impl Entered {
             return now.time.saturating_sub(before.time);
         }
         self.since.elapsed()
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.gate.end();
     }
 }
 
